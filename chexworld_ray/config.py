@@ -1,0 +1,293 @@
+"""Settings: frozen dataclasses that make a JSON round trip and refuse what they do not know.
+
+`Science` is what a result depends on: it must be equal for a run name to be continued.
+`Runtime` is where and how fast: it may change from one start to the next.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+from chexworld_ray.errors import UserError
+
+_STRICT: dict[str, Any] = {"extra": "forbid"}
+Range = tuple[float, float]
+T = TypeVar("T")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _check_range(name: str, bounds: Range, low: float, high: float = math.inf) -> None:
+    _check(
+        low <= bounds[0] <= bounds[1] <= high,
+        f"{name}: {bounds} is not an ascending range in [{low}, {high}]",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings:
+    """Encoder (a timm ViT without class token) and predictor."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    image_size: int = 224
+    """Side of a view in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    width: int = 768
+    """Width of the encoder."""
+    depth: int = 12
+    """Blocks of the encoder."""
+    heads: int = 12
+    """Attention heads of encoder and predictor."""
+    predictor_width: int = 384
+    """Width of the predictor."""
+    predictor_depth: int = 6
+    """Blocks of the predictor."""
+
+    def __post_init__(self) -> None:
+        _check(self.image_size % self.patch_size == 0, "model: image_size must be a multiple of patch_size")
+        for name in ("width", "predictor_width"):
+            value = self.width if name == "width" else self.predictor_width
+            _check(value % self.heads == 0, f"model.{name}: {value} is not a multiple of heads ({self.heads})")
+            _check(value % 4 == 0, f"model.{name}: {value} is not a multiple of 4 (sin-cos positions)")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewSettings:
+    """Crops and actions (WORLD_MODEL: crop, jitter shared by both views, action)."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    crop_scale: Range = (0.3, 1.0)
+    """Area of a crop as a part of the image."""
+    crop_ratio: Range = (3 / 4, 4 / 3)
+    """Width over height of a crop, sampled log-uniformly."""
+    jitter: float = 0.4
+    """Half-width of the brightness and contrast jitter that both views and the target share."""
+    jitter_probability: float = 0.8
+    """Probability of the shared jitter."""
+    brightness: Range = (0.6, 1.4)
+    """Action: brightness factor, uniform."""
+    contrast: Range = (0.6, 1.4)
+    """Action: contrast factor, uniform."""
+    gamma: Range = (0.5, 2.0)
+    """Action: exponent, log-uniform."""
+    tone_probability: float = 0.8
+    """Action: probability of brightness, contrast and gamma, jointly."""
+    blur_radius: Range = (0.1, 2.0)
+    """Action: standard deviation of the Gaussian blur in pixels of the view."""
+    blur_probability: float = 0.2
+    """Action: probability of the blur."""
+    noise_sigma: Range = (0.0, 0.0)
+    """Action: standard deviation of additive Gaussian noise, on the [0, 1] scale."""
+
+    def __post_init__(self) -> None:
+        _check_range("views.crop_scale", self.crop_scale, 1e-3, 1.0)
+        _check_range("views.crop_ratio", self.crop_ratio, 1e-2, 1e2)
+        _check_range("views.brightness", self.brightness, 0.0)
+        _check_range("views.contrast", self.contrast, 0.0)
+        _check_range("views.gamma", self.gamma, 1e-2)
+        _check_range("views.blur_radius", self.blur_radius, 0.0, 4.0)
+        _check_range("views.noise_sigma", self.noise_sigma, 0.0)
+        _check(0 <= self.jitter < 1, "views.jitter must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskSettings:
+    """Multi-block masks with fixed token budgets."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    target_blocks: int = 4
+    """Blocks whose union is the target."""
+    target_scale: Range = (0.15, 0.2)
+    """Area of one target block as a part of the grid."""
+    target_aspect: Range = (0.75, 1.5)
+    """Height over width of a target block, log-uniform."""
+    context_scale: Range = (0.75, 1.0)
+    """Area of the (square) context block as a part of the grid."""
+    context_tokens: int | None = None
+    """Budget of context tokens of a view; unset: 36 % of the grid."""
+    target_tokens: int | None = None
+    """Budget of target tokens of a view; unset: 46 % of the grid."""
+
+    def __post_init__(self) -> None:
+        _check(self.target_blocks >= 1, "masks.target_blocks must be at least 1")
+        _check_range("masks.target_scale", self.target_scale, 1e-3, 1.0)
+        _check_range("masks.context_scale", self.context_scale, 1e-3, 1.0)
+
+    def budgets(self, grid: int) -> tuple[int, int]:
+        """(context tokens, target tokens) on a grid of grid×grid patches.
+
+        Raises:
+            UserError: a budget is below 1 or above the number of patches.
+        """
+        patches = grid * grid
+        context = self.context_tokens if self.context_tokens is not None else max(1, round(0.36 * patches))
+        target = self.target_tokens if self.target_tokens is not None else max(1, round(0.46 * patches))
+        for name, value in (("context_tokens", context), ("target_tokens", target)):
+            _check(
+                1 <= value <= patches,
+                f"masks.{name}: {value} is not between 1 and the {patches} patches of a view",
+            )
+        return context, target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveSettings:
+    """Which of the three tasks are learned, and on which patches."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    kind: Literal["chexworld", "local", "local_global", "local_domain", "no_delta", "no_action"] = "chexworld"
+    """chexworld: all three tasks in one pass; the others are rows of the paper's Table 3."""
+    cross_view_targets: Literal["masked", "all"] = "masked"
+    """Patches of the other view that are predicted: its masked ones, or all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimSettings:
+    """AdamW with schedules that are functions of the images seen."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    lr: float = 2e-4
+    """Peak learning rate."""
+    final_lr: float = 1e-6
+    """Learning rate at the end of the cosine."""
+    warmup: float = 40 / 300
+    """Part of the run during which the learning rate rises linearly."""
+    weight_decay: float = 0.05
+    """Weight decay of matrices; biases and norms have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: Range = (0.996, 1.0)
+    """Momentum of the target encoder at the start and at the end, cosine between."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Science:
+    """All that a result depends on, but for the data."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    model: ModelSettings = field(default_factory=ModelSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
+    masks: MaskSettings = field(default_factory=MaskSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    splits: tuple[str, ...] = ("train",)
+    """Splits that pretraining reads."""
+    projections: tuple[str, ...] = ("frontal", "unknown")
+    """Views (frontal, lateral, unknown) that pretraining reads."""
+    global_batch: int = 2048
+    """Images of one optimizer step, over all workers."""
+    epochs: float = 300.0
+    """Length of the run; rounded up to a whole number of global batches."""
+    seed: int = 0
+    """Seed of weights, plan, crops, actions and masks."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16: autocast; weights and optimizer stay in float32."""
+
+    def __post_init__(self) -> None:
+        _check(self.global_batch >= 1, "global_batch must be at least 1")
+        _check(self.epochs > 0, "epochs must be positive")
+        _check(self.seed >= 0, "seed must not be negative")
+        self.masks.budgets(self.model.grid)
+
+    def total_batches(self, rows: int) -> int:
+        """Global batches of the whole run over `rows` images: ⌈epochs·rows/global_batch⌉."""
+        return max(1, math.ceil(self.epochs * rows / self.global_batch))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """Where and how fast: nothing here changes a result, but for rounding."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    workers: int = 1
+    """Training processes; the global batch stays what it is."""
+    gpu: bool = False
+    """One GPU a worker."""
+    micro_batch: int = 64
+    """Most images of one forward pass of one worker; gradients are accumulated over the rest."""
+    cpus_per_worker: float | None = None
+    """CPUs that a worker reserves; unset: 1, or less on a machine with fewer than workers + 2 CPUs."""
+    torch_threads: int | None = None
+    """Threads of a worker's tensor code; unset: the node's cores over its workers."""
+    decode_threads: int = 2
+    """Threads of a worker that decode and crop ahead of the step."""
+    segment_images: int = 262_144
+    """Images of one Ray Data execution; the next one is built while it drains."""
+    checkpoint_images: int = 100_000
+    """Images between checkpoints."""
+    keep: int = 5
+    """Newest checkpoints that are kept."""
+    log_batches: int = 10
+    """Global batches between lines of metrics.jsonl."""
+    tensorboard: bool = True
+    """Write TensorBoard events below the run."""
+    autoscaling: bool = False
+    """The cluster adds machines on demand: wait for workers instead of refusing what does not fit now."""
+    max_failures: int = 20
+    """Worker losses that a run survives between two starts."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "workers",
+            "micro_batch",
+            "decode_threads",
+            "segment_images",
+            "checkpoint_images",
+            "log_batches",
+        ):
+            _check(dataclasses.asdict(self)[name] >= 1, f"{name} must be at least 1")
+        _check(self.keep >= 1, "keep must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """What `chexworld pretrain` needs beside data, storage and name."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    science: Science = field(default_factory=Science)
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Nested plain dict of a settings dataclass, ready for `json.dumps`."""
+    return dataclasses.asdict(settings)
+
+
+def from_dict(kind: type[T], record: dict[str, Any], where: str) -> T:
+    """Settings from their JSON record.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has the wrong type; `where` is named.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: setting {key!r}: {first['msg']}") from None
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Settings that differ, as lines 'key: old -> new'."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += difference(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
