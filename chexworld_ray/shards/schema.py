@@ -1,0 +1,101 @@
+"""The Arrow schema of a shard (version 1) and the row that an adapter hands in."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+from chexworld_ray.storage import Place
+
+SCHEMA_VERSION = 1
+Projection = Literal["frontal", "lateral", "unknown"]
+
+BOX = pa.struct(
+    [
+        ("label", pa.string()),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
+        ("w", pa.float32()),
+        ("h", pa.float32()),
+    ]
+)
+LANDMARK = pa.struct([("name", pa.string()), ("row", pa.float32()), ("col", pa.float32())])
+
+FIXED_FIELDS = [
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("image", pa.binary(), nullable=False),  # 8-bit single-channel JPEG
+    pa.field("height", pa.int32(), nullable=False),
+    pa.field("width", pa.int32(), nullable=False),
+    pa.field("dataset", pa.string(), nullable=False),
+    pa.field("patient_id", pa.string(), nullable=False),
+    pa.field("study_id", pa.string()),
+    pa.field("view", pa.string(), nullable=False),  # frontal AP, frontal PA, frontal, lateral, unknown
+    pa.field("split", pa.string(), nullable=False),
+    pa.field("source_path", pa.string(), nullable=False),
+    pa.field("sha256", pa.string(), nullable=False),  # of the source file
+    pa.field("boxes", pa.list_(BOX)),
+    pa.field("landmarks", pa.list_(LANDMARK)),
+    pa.field("flags", pa.list_(pa.string())),
+]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that differ from data set to data set (names without their prefix)."""
+
+    labels: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    meta: tuple[tuple[str, Literal["number", "text"]], ...] = ()
+
+    def schema(self) -> pa.Schema:
+        """Arrow schema of every shard of the data set."""
+        kinds = {"number": pa.float64(), "text": pa.string()}
+        return pa.schema(
+            FIXED_FIELDS
+            + [pa.field(f"label_{name}", pa.float32()) for name in self.labels]
+            + [pa.field(f"mask_{name}", pa.binary()) for name in self.masks]
+            + [pa.field(f"meta_{name}", kinds[kind]) for name, kind in self.meta]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRow:
+    """One image as an adapter found it. Coordinates are in pixels of the stored file."""
+
+    image_id: str
+    path: Place
+    dataset: str
+    patient_id: str | None = None
+    study_id: str | None = None
+    view: str | None = None
+    split: str | None = None
+    masks: dict[str, Place] = field(default_factory=dict)
+    labels: dict[str, float] = field(default_factory=dict)
+    meta: dict[str, float | str] = field(default_factory=dict)
+    boxes: list[dict[str, float | str]] = field(default_factory=list)
+    landmarks: list[dict[str, float | str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Source:
+    """All rows of a data set and the columns that they fill."""
+
+    rows: list[SourceRow]
+    columns: Columns
+
+
+def projection(view: str) -> Projection:
+    """frontal, lateral or unknown, from a `view` value."""
+    if view.startswith("frontal"):
+        return "frontal"
+    return "lateral" if view == "lateral" else "unknown"
+
+
+def canonical_view(word: str | None) -> str:
+    """The schema's `view` from the word that a table or a DICOM header uses; 'unknown' for words not known."""
+    key = (word or "").strip().upper()
+    if key.removeprefix("FRONTAL").strip() in {"AP", "PA"}:
+        return f"frontal {key.removeprefix('FRONTAL').strip()}"
+    if key == "FRONTAL":
+        return "frontal"
+    return "lateral" if key in {"LATERAL", "LL", "RL", "LLD", "RLD", "LAT"} else "unknown"

@@ -1,0 +1,65 @@
+"""Fixtures: a small phantom data set written without Ray, and the real radiographs where they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_DATA_DISABLE_PROGRESS_BARS="1",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5",
+    RAY_memory_monitor_refresh_ms="0",
+)
+os.environ.pop("RAY_ADDRESS", None)
+
+from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
+from chexworld_ray.shards import manifest as manifests
+from chexworld_ray.shards.ingest import make_chunks
+from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.schema import Source
+from chexworld_ray.shards.sources.folder import read_folder
+from chexworld_ray.shards.writer import WriteSettings, write_chunk
+from chexworld_ray.storage import place, write_json
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def write_data_set(source: Source, out: Path, settings: WriteSettings) -> Manifest:
+    """What `runtime.ingest` does, one chunk after the other and without Ray."""
+    root = place(str(out))
+    records = [write_chunk(c.index, c.rows, source.columns, settings, root) for c in make_chunks(source, settings)]
+    files = [file for record in records for file in record.files]
+    manifest = manifests.from_records(root, records, files, source.columns, [], settings, "test")
+    write_json(root / manifests.NAME, manifest.to_dict())
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(place(str(folder)), 96, 0, 96)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_set(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    source, _ = read_folder(str(phantom_folder), TABLE, None, False)
+    return write_data_set(source, tmp_path_factory.mktemp("shards"), WriteSettings(row_group_images=16))
+
+
+@pytest.fixture(scope="session")
+def radiographs() -> Path:
+    folder = SHARED / "data" / "radiographs"
+    if not folder.is_dir():
+        pytest.skip("the real radiographs are not at hand (../shared/data/radiographs)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bad_input() -> Path:
+    folder = SHARED / "data" / "bad_input"
+    if not folder.is_dir():
+        pytest.skip("the bad inputs are not at hand (../shared/data/bad_input)")
+    return folder
