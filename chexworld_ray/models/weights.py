@@ -1,0 +1,60 @@
+"""Encoder files: safetensors under timm's keys, with a header that makes the file enough by itself."""
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chexworld_ray.config import ModelSettings, from_dict
+from chexworld_ray.errors import UserError
+from chexworld_ray.models.encoder import Encoder
+
+HEADER_KEY = "chexworld_ray"
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What an encoder file says of itself. Pixels on [0, 1] are normalised by `mean` and `std` before the encoder."""
+
+    model: ModelSettings
+    mean: float
+    std: float
+    images_seen: int
+
+
+def save_encoder(
+    encoder: Encoder, file: Path, model: ModelSettings, pixels: tuple[float, float], images_seen: int
+) -> None:
+    """Write an encoder to a local file."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.vit.state_dict().items()}
+    header = {"model": asdict(model), "mean": pixels[0], "std": pixels[1], "images_seen": images_seen}
+    save_file(tensors, file, metadata={HEADER_KEY: json.dumps(header)})
+
+
+def read_encoder(data: bytes, where: str) -> tuple[Encoder, EncoderInfo]:
+    """An encoder (eval mode, no gradient) from the bytes of its file.
+
+    Raises:
+        UserError: not an encoder file of ours; `where` is named.
+    """
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY])
+        tensors: dict[str, Tensor] = load_tensors(data)
+    except (KeyError, ValueError, struct.error, RuntimeError) as error:
+        raise UserError(f"{where}: not an encoder file of chexworld_ray ({type(error).__name__})") from None
+    model = from_dict(ModelSettings, header["model"], where)
+    encoder = Encoder(model)
+    encoder.vit.load_state_dict(tensors)
+    info = EncoderInfo(model, float(header["mean"]), float(header["std"]), int(header["images_seen"]))
+    return encoder.requires_grad_(False).eval(), info
+
+
+def normalise(crops_BHW: Tensor, info: EncoderInfo) -> Tensor:
+    """uint8 grey views as the encoder wants them."""
+    return (crops_BHW.to(torch.float32) / 255.0 - info.mean) / info.std

@@ -1,0 +1,1 @@
+"""What is learned: the world-model loss of the three tasks."""
