@@ -1,0 +1,1 @@
+"""Numbers that say how good an encoder is, and how sure one can be."""
