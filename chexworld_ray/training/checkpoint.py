@@ -1,0 +1,82 @@
+"""TrainState ↔ a folder of files. A checkpoint is whole, by MANIFEST.json, or it is not used.
+
+encoder.safetensors, target.safetensors   timm's keys; the header carries model settings and pixel statistics
+predictor.safetensors, optimizer.pt       what is needed to go on
+state.json                                position and what the run was
+MANIFEST.json                             size and sha256 of each of the others
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from chexworld_ray.config import ModelSettings
+from chexworld_ray.models.weights import save_encoder
+from chexworld_ray.training.state import TrainState
+
+MANIFEST = "MANIFEST.json"
+PREFIX = "checkpoint_"
+
+
+def folder_name(position: int) -> str:
+    """Name of the checkpoint at a position; sorts by position."""
+    return f"{PREFIX}{position:012d}"
+
+
+def position_of(name: str) -> int | None:
+    """The position that a folder name tells, None where it is not a checkpoint's."""
+    digits = name.removeprefix(PREFIX)
+    return int(digits) if name.startswith(PREFIX) and digits.isdigit() else None
+
+
+def save(
+    state: TrainState, folder: Path, model: ModelSettings, pixels: tuple[float, float], facts: dict[str, Any]
+) -> None:
+    """Write a checkpoint into an empty local folder; `facts` (plan digest, workers, …) go into state.json."""
+    for name, encoder in (("encoder", state.model.encoder), ("target", state.target)):
+        save_encoder(encoder, folder / f"{name}.safetensors", model, pixels, state.position)
+    predictor = {key: value.detach().cpu().contiguous() for key, value in state.model.predictor.state_dict().items()}
+    save_file(predictor, folder / "predictor.safetensors")
+    torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
+    skipped = int(state.skipped) if state.skipped is not None else 0
+    record = {"position": state.position, "total": state.total, "skipped_steps": skipped} | facts
+    (folder / "state.json").write_text(json.dumps(record, indent=1))
+    entries = {
+        file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in sorted(folder.iterdir())
+    }
+    (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=1))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a local copy of a checkpoint; None where it is whole."""
+    try:
+        entries = json.loads((folder / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"no readable {MANIFEST}"
+    for name, entry in entries.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != entry["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes, {entry['bytes']} were written"
+        if hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
+            return f"{name} differs from what was written"
+    return None
+
+
+def load(state: TrainState, folder: Path) -> dict[str, Any]:
+    """Put a whole checkpoint into `state`; returns its state.json."""
+    state.model.encoder.vit.load_state_dict(load_file(folder / "encoder.safetensors"))
+    state.target.vit.load_state_dict(load_file(folder / "target.safetensors"))
+    state.model.predictor.load_state_dict(load_file(folder / "predictor.safetensors"))
+    optimizer = torch.load(folder / "optimizer.pt", weights_only=True, map_location=state.device)
+    state.optimizer.load_state_dict(optimizer)
+    record = json.loads((folder / "state.json").read_text())
+    state.position = int(record["position"])
+    state.skipped = torch.tensor(float(record["skipped_steps"]), device=state.device)
+    return record

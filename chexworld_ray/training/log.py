@@ -1,0 +1,77 @@
+"""metrics.jsonl and TensorBoard events of a run: always below the run's URL, continued after a resume."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from chexworld_ray.storage import Place, exists, fetch, write_bytes
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+def read_metrics(run: Place) -> list[dict[str, Any]]:
+    """Records of a run by images seen; empty where there are none."""
+    file = run / METRICS
+    if not exists(file):
+        return []
+    return [json.loads(line) for line in fetch(file).decode().splitlines() if line.strip()]
+
+
+class RunLog:
+    """Writes records; those beyond the position that a run resumes from are dropped, for they will come again.
+
+    Object stores can't append, so there lines are gathered and the file is put anew at each `flush`.
+    """
+
+    def __init__(self, run: Place, position: int, tensorboard: bool) -> None:
+        self._run = run
+        self._lines = [json.dumps(record) for record in read_metrics(run) if record["images_seen"] <= position]
+        self.flush_metrics()
+        self._folder: Path | None = None
+        self._writer: SummaryWriter | None = None
+        if tensorboard:
+            self._folder = Path(run.path) / TENSORBOARD if run.is_local else Path(tempfile.mkdtemp())
+            self._writer = SummaryWriter(str(self._folder), purge_step=position + 1 if position else None)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self.flush()
+        if self._folder is not None and not self._run.is_local:
+            shutil.rmtree(self._folder)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One record of numbers with `images_seen`."""
+        line = json.dumps(record)
+        self._lines.append(line)
+        if self._run.is_local:
+            with open((self._run / METRICS).path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        if self._writer is not None:
+            for name, value in record.items():
+                if isinstance(value, float | int) and not name.startswith(("images_", "time")):
+                    self._writer.add_scalar(name, value, record["images_seen"])
+            self._writer.add_scalar("images_per_second", record["images_per_second"], record["images_seen"])
+
+    def flush_metrics(self) -> None:
+        """Put metrics.jsonl, whole."""
+        write_bytes(self._run / METRICS, "".join(line + "\n" for line in self._lines).encode())
+
+    def flush(self) -> None:
+        """Bring what is stored up to date."""
+        if self._writer is not None:
+            self._writer.flush()
+        if self._run.is_local:
+            return
+        self.flush_metrics()
+        for file in self._folder.iterdir() if self._folder is not None else ():
+            write_bytes(self._run / TENSORBOARD / file.name, file.read_bytes())

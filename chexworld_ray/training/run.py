@@ -1,0 +1,157 @@
+"""A run's record: which settings and data a name stands for, and which checkpoints it has."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from chexworld_ray.config import RunSettings, Science, difference, from_dict, to_dict
+from chexworld_ray.errors import UserError
+from chexworld_ray.models.encoder import Encoder
+from chexworld_ray.models.weights import EncoderInfo, read_encoder
+from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.storage import Place, children, exists, fetch, place, read_json, write_json
+from chexworld_ray.training.checkpoint import damage, position_of
+
+CONFIG = "config.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run at its URL: `<storage>/<name>`."""
+
+    root: Place
+    science: Science
+    data: list[dict[str, Any]]
+    """url, version and rows of each data set that it learns from."""
+    pixels: tuple[float, float]
+    """Grey mean and std that its encoder normalises by."""
+    starts: list[dict[str, Any]]
+    """Time and runtime settings of each start."""
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint folder in storage."""
+
+    root: Place
+    position: int
+
+
+def open_or_create(root: Place, settings: RunSettings, manifests: list[Manifest], rows: int) -> Run:
+    """Continue the run that stands at `root`, or make its record.
+
+    Raises:
+        UserError: the name is taken by a run with other science or data; the difference is told.
+    """
+    data = [{"url": m.root.url, "version": m.data_version, "rows": m.rows} for m in manifests]
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "science": to_dict(settings.science),
+        "data": data,
+        "rows": rows,
+        "pixels": list(_pixels(manifests)),
+        "starts": [],
+    }
+    file = root / CONFIG
+    if exists(file):
+        old = read_json(file)
+        mine = {"science": _plain(record["science"]), "data": [entry["version"] for entry in data]}
+        theirs = {
+            "science": old.get("science", {}),
+            "data": [entry["version"] for entry in old.get("data", [])],
+        }
+        changes = difference(theirs, mine)
+        if changes:
+            raise UserError(
+                f"{root.url} is a run with other settings ({'; '.join(changes)}); "
+                "choose another --name, or the old settings"
+            )
+        record["starts"] = old.get("starts", [])
+    record["starts"].append({"time": time.time(), "runtime": to_dict(settings.runtime)})
+    write_json(file, record)
+    return load(root)
+
+
+def load(root: Place) -> Run:
+    """Read a run's record.
+
+    Raises:
+        UserError: there is no run, or its record is damaged.
+    """
+    file = root / CONFIG
+    if not exists(file):
+        raise UserError(f"{root.url}: no run there (no {CONFIG})")
+    record = read_json(file)
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{file.url}: schema version {record.get('schema_version')!r}, this program reads {SCHEMA_VERSION}"
+        )
+    science = from_dict(Science, record["science"], file.url)
+    try:
+        mean, std = record["pixels"]
+        return Run(root, science, record["data"], (float(mean), float(std)), record["starts"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file.url}: damaged run record ({type(error).__name__}: {error})") from None
+
+
+def load_url(url: str) -> Run:
+    """`load` from what a user typed."""
+    return load(place(url))
+
+
+def checkpoints(root: Place) -> list[StoredCheckpoint]:
+    """Checkpoint folders of a run, oldest first; whether each is whole is not yet known."""
+    found = [(position_of(child.name), child) for child in children(root)]
+    return sorted(
+        (StoredCheckpoint(child, position) for position, child in found if position is not None),
+        key=lambda checkpoint: checkpoint.position,
+    )
+
+
+def download(checkpoint: StoredCheckpoint, folder: Path) -> None:
+    """Copy the files of a checkpoint to a local folder."""
+    for file in children(checkpoint.root):
+        (folder / file.name).write_bytes(fetch(file))
+
+
+def load_encoder(url: str, which: Literal["target", "encoder"] = "target") -> tuple[Encoder, EncoderInfo]:
+    """The encoder of a run's newest whole checkpoint, of a checkpoint folder, or of an encoder file.
+
+    `encoder(images)` takes BxHxW float32 images on [0, 1], normalised with `info.mean` and `info.std`, and returns
+    BxNxD tokens.
+
+    Raises:
+        UserError: nothing of the kind is there, or no checkpoint is whole.
+    """
+    root = place(url)
+    if url.endswith(".safetensors"):
+        return read_encoder(fetch(root), url)
+    if position_of(root.name) is not None:
+        candidates = [StoredCheckpoint(root, 0)]
+    else:
+        candidates = list(reversed(checkpoints(load(root).root)))
+    for candidate in candidates:
+        with TemporaryDirectory() as folder:
+            download(candidate, Path(folder))
+            if damage(Path(folder)) is None:
+                file = f"{which}.safetensors"
+                return read_encoder((Path(folder) / file).read_bytes(), f"{candidate.root.url}/{file}")
+    raise UserError(f"{url}: no whole checkpoint there")
+
+
+def _pixels(manifests: list[Manifest]) -> tuple[float, float]:
+    """Grey mean and std over several data sets, weighted by their images."""
+    rows = sum(m.rows for m in manifests)
+    mean = sum(m.grey_mean * m.rows for m in manifests) / rows
+    square = sum((m.grey_std**2 + m.grey_mean**2) * m.rows for m in manifests) / rows
+    return mean, max(square - mean * mean, 1e-12) ** 0.5
+
+
+def _plain(record: Any) -> Any:
+    """What JSON would make of it: tuples become lists."""
+    if isinstance(record, dict):
+        return {key: _plain(value) for key, value in record.items()}
+    return [_plain(value) for value in record] if isinstance(record, list | tuple) else record

@@ -1,0 +1,51 @@
+"""All that training changes, and how it starts."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from chexworld_ray.config import OptimSettings, Science
+from chexworld_ray.models.encoder import Encoder, build_encoder
+from chexworld_ray.objectives.world_model import WorldModel
+
+
+@dataclass
+class TrainState:
+    """The trained model, its target encoder, its optimizer, and the one integer that says where we are."""
+
+    model: WorldModel
+    """Encoder and predictor; never wrapped."""
+    forward: nn.Module
+    """`model`, wrapped in DistributedDataParallel where there are several workers."""
+    target: Encoder
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    total: int
+    """Images of the whole run."""
+    position: int = 0
+    """Images seen; stands on global-batch borders only."""
+    skipped: Tensor | None = None
+    """Steps skipped because the gradient was not finite (a device scalar)."""
+
+
+def start_state(science: Science, total_images: int, device: torch.device) -> TrainState:
+    """Weights of the seed, the target a copy of the encoder, a fresh optimizer."""
+    encoder = build_encoder(science.model, science.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(science.seed + 1)
+        model = WorldModel(science.model, science.objective, encoder)
+    model = model.to(device)
+    target = copy.deepcopy(model.encoder).requires_grad_(False).eval()
+    optimizer = make_optimizer(model, science.optim)
+    return TrainState(model, model, target, optimizer, device, total_images)
+
+
+def make_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.Optimizer:
+    """Fused AdamW; vectors (biases, norms) and the mask token have no weight decay."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    plain = [p for name, p in trained if p.ndim < 2 or name.endswith("mask_token")]
+    decayed = [p for name, p in trained if not (p.ndim < 2 or name.endswith("mask_token"))]
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)

@@ -1,0 +1,87 @@
+"""One optimizer step. Everything else in this package exists to call this function.
+
+    batch → target encoder (2B clean views, no gradient) → encoder (2B seen views, context tokens)
+          → predictor (all directions) → loss → backward → clip → AdamW → EMA
+
+A step covers one global batch. A worker sees its share of it, cut into micro-batches whose gradients add up.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from chexworld_ray.config import Science
+from chexworld_ray.objectives.world_model import Losses, normalised_targets
+from chexworld_ray.training.ema import update_target
+from chexworld_ray.training.schedules import ema_momentum, learning_rate
+from chexworld_ray.training.state import TrainState
+from chexworld_ray.views.batch import WorldModelBatch
+
+
+class StepReport(NamedTuple):
+    """Device tensors: nothing here has been waited for. Sums are over the worker's own images of weight 1."""
+
+    sums: Tensor
+    """loss, same-view loss, cross-view loss, images."""
+    grad_norm: Tensor
+    targets_BVND: Tensor
+    predictions: Tensor
+    """Of the last micro-batch, RxBxTxD."""
+
+
+def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: Science, workers: int) -> StepReport:
+    """Learn from one global batch, of which `batches` are this worker's share, and move the position on.
+
+    The loss of a worker is workers·Σ(own images)/global_batch, so that DistributedDataParallel's mean over workers
+    is the mean over the global batch, whatever their number. A step whose gradient is not finite changes nothing
+    and is counted in `state.skipped`.
+    """
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(science.optim, state.position, state.total)
+    state.optimizer.zero_grad(set_to_none=True)
+    sums, newest = torch.zeros(4, device=state.device), None
+    for number, batch in enumerate(batches):
+        with _synchronised(state, last=number == len(batches) - 1):
+            newest = _, losses = _forward(state, batch, science.precision)
+            ((losses.total * batch.weights_B).sum() * (workers / science.global_batch)).backward()
+            sums += _sums(losses, batch.weights_B)
+    grad_norm = clip_grad_norm_(state.model.parameters(), science.optim.clip)
+    _update(state, grad_norm)
+    update_target(state.target, state.model.encoder, ema_momentum(science.optim, state.position, state.total))
+    state.position += science.global_batch
+    assert newest is not None, "a share has at least one micro-batch"
+    targets, losses = newest
+    return StepReport(sums, grad_norm.detach(), targets, losses.predictions.detach())
+
+
+def _forward(state: TrainState, batch: WorldModelBatch, precision: str) -> tuple[Tensor, Losses]:
+    with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        targets = normalised_targets(state.target, batch)
+        return targets, state.forward(batch, targets)
+
+
+def _update(state: TrainState, grad_norm: Tensor) -> None:
+    """AdamW, unless the gradient is not finite: decided on the device, without waiting for it."""
+    bad = (~torch.isfinite(grad_norm)).float()
+    state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # fused AdamW skips the step where this is 1
+    state.optimizer.grad_scale = None  # type: ignore[attr-defined]
+    state.optimizer.step()
+    state.skipped = bad.clone() if state.skipped is None else state.skipped + bad
+
+
+def _synchronised(state: TrainState, *, last: bool) -> AbstractContextManager[object, bool | None]:
+    """Gradients are exchanged between workers on the last micro-batch only."""
+    if isinstance(state.forward, DistributedDataParallel) and not last:
+        return state.forward.no_sync()
+    return nullcontext()
+
+
+def _sums(losses: Losses, weights_B: Tensor) -> Tensor:
+    same = (losses.same_view * weights_B).sum()
+    cross = (losses.cross_view * weights_B).sum() if losses.cross_view is not None else torch.zeros_like(same)
+    return torch.stack([(losses.total * weights_B).sum(), same, cross, weights_B.sum()]).detach()
