@@ -1,0 +1,77 @@
+"""Curves of a run and of its results, as inline SVG."""
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from chexworld_ray.evaluation.results import MEAN, ResultRow
+
+matplotlib.use("Agg")
+
+CURVES = (
+    ("loss", ("loss", "loss_local", "loss_global")),
+    ("RankMe of target features", ("rankme",)),
+    ("standard deviation", ("target_std", "prediction_std")),
+    ("gradient norm", ("grad_norm",)),
+    ("learning rate", ("lr",)),
+    ("images/s", ("images_per_second",)),
+)
+
+
+def to_svg(figure: Figure) -> str:
+    """An SVG element without its XML header."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def training_curves(records: Sequence[dict[str, Any]]) -> str:
+    """Six small panels over images seen."""
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    for axis, (title, names) in zip(figure.subplots(2, 3).flat, CURVES, strict=True):
+        for name in names:
+            points = [(record["images_seen"], record[name]) for record in records if record.get(name) is not None]
+            axis.plot(*zip(*points, strict=True), label=name, linewidth=1.4) if points else None
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        if len(names) > 1:
+            axis.legend(fontsize=8)
+    figure.supxlabel("images seen", fontsize=9)
+    return to_svg(figure)
+
+
+def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
+    """AUROC over images seen with its interval, a panel for each task and protocol; None with one point a line.
+
+    Panels: each dataset's mean over labels, or its labels where there is no mean.
+    """
+    groups: dict[str, dict[str, list[ResultRow]]] = defaultdict(lambda: defaultdict(list))
+    means = {row.task.split("/")[0] for row in rows if row.task.endswith(f"/{MEAN}")}
+    several = len({row.run for row in rows if row.metric == "auroc"}) > 1
+    for row in sorted(rows, key=lambda row: row.images_seen):
+        dataset, label = row.task.split("/", 1)
+        if row.metric == "auroc" and (label == MEAN or dataset not in means):
+            groups[row.task][f"{row.protocol}, {row.run}" if several else row.protocol].append(row)
+    if max((len(line) for lines in groups.values() for line in lines.values()), default=0) < 2:
+        return None
+    tasks = sorted(groups)[:6]
+    figure = Figure(figsize=(3.7 * min(3, len(tasks)), 2.9 * -(-len(tasks) // 3)), layout="constrained")
+    axes = figure.subplots(-(-len(tasks) // 3), min(3, len(tasks)), squeeze=False).flat
+    for axis, task in zip(axes, tasks, strict=False):
+        for name, line in sorted(groups[task].items()):
+            seen, values = [row.images_seen for row in line], [row.value for row in line]
+            errors = [[row.value - row.low for row in line], [row.high - row.value for row in line]]
+            axis.errorbar(seen, values, yerr=errors, marker="o", markersize=3, capsize=2, linewidth=1.2, label=name)
+        axis.set_title(task, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.supxlabel("images seen (0: random)", fontsize=9)
+    figure.supylabel("test AUROC", fontsize=9)
+    return to_svg(figure)
