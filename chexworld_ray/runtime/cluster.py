@@ -1,0 +1,129 @@
+"""Joining or starting Ray, and saying in one line what can never be placed."""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+
+from chexworld_ray.config import Runtime
+from chexworld_ray.errors import UserError
+
+TRAIN_SLOT = "train_slot"
+EVAL_SLOT = "eval_slot"
+# Ray Train asks the dashboard whether its controller is alive, and looks for *any* Ray on the machine where it has no
+# address. Another cluster answers "no such actor", and Train then removes the workers of a healthy private run.
+NO_DASHBOARD = "http://127.0.0.1:9"
+
+_DEFAULT_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # scores are files of our own
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def say(message: str) -> None:
+    """A line for the user: everything but a final JSON object goes to stderr."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names (a submitted job has it set), or start a private one here.
+
+    Raises:
+        UserError: the cluster can't be reached.
+    """
+    for name, value in _DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # private to this process, on loopback
+    import ray
+
+    if ray.is_initialized():
+        return
+    if not address:
+        os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(address="local", logging_level=logging.ERROR, include_dashboard=False, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"Ray at {address or 'this machine'} can't be reached: {error}") from None
+    _quiet()
+
+
+def _quiet() -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def total(resource: str) -> float:
+    """How much of a resource the alive nodes declare."""
+    import ray
+
+    return float(ray.cluster_resources().get(resource, 0.0))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each training worker asks for."""
+
+    resources: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def place_workers(runtime: Runtime) -> Placement:
+    """Resources of one worker.
+
+    Slots are asked for only where the cluster declares them. With fewer than workers + 2 CPUs each worker
+    reserves a fraction, so that Ray Data keeps at least one.
+
+    Raises:
+        UserError: the request can never be placed.
+    """
+    cpus, workers = total("CPU"), runtime.workers
+    notes: list[str] = []
+    if runtime.cpus_per_worker is not None:
+        each = runtime.cpus_per_worker
+    elif runtime.autoscaling or cpus >= workers + 2:
+        each = 1.0
+    else:
+        each = max(0.0, (cpus - 1.0)) / workers
+        each = round(min(1.0, each) * 100) / 100
+        notes.append(f"{cpus:g} CPUs for {workers} workers: each reserves {each:g}, so that reading keeps one")
+    resources = {"CPU": each}
+    if runtime.gpu:
+        resources["GPU"] = 1.0
+    if total(TRAIN_SLOT) > 0:
+        resources[TRAIN_SLOT] = 1.0
+    else:
+        notes.append(f"the cluster declares no {TRAIN_SLOT}: workers are placed by CPU and GPU")
+    if not runtime.autoscaling:
+        _refuse_impossible(runtime, resources, cpus)
+    return Placement(resources, tuple(notes))
+
+
+def _refuse_impossible(runtime: Runtime, resources: dict[str, float], cpus: float) -> None:
+    hint = "ask for less, join a larger cluster, or set --autoscaling where machines are added on demand"
+    if runtime.cpus_per_worker is None and runtime.workers > cpus:
+        raise UserError(
+            f"--workers {runtime.workers} can never be placed: the cluster has {cpus:g} CPUs, "
+            f"and each worker needs one; {hint}"
+        )
+    for name, amount in resources.items():
+        reserve = 1.0 if name == "CPU" else 0.0
+        if runtime.workers * amount > total(name) - reserve + 1e-6:
+            kept = " (one is kept for reading)" if reserve else ""
+            raise UserError(
+                f"{runtime.workers} workers with {amount:g} {name} each can never be placed: "
+                f"the cluster has {total(name):g} {name}{kept}; {hint}"
+            )

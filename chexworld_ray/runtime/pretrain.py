@@ -1,0 +1,188 @@
+"""Ray Train wiring: the driver starts workers and shows progress; each worker runs `training.loop.train`."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+)
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from torch.nn.parallel import DistributedDataParallel
+
+from chexworld_ray import storage
+from chexworld_ray.config import RunSettings
+from chexworld_ray.runtime.board import Board
+from chexworld_ray.runtime.cluster import connect, place_workers, say
+from chexworld_ray.runtime.filesystem import ray_storage
+from chexworld_ray.runtime.progress import following
+from chexworld_ray.runtime.stream import StreamSettings, cropped_shares
+from chexworld_ray.shards.manifest import load as load_manifest
+from chexworld_ray.shards.plan import Plan, make_plan
+from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.log import RunLog
+from chexworld_ray.training.loop import train
+from chexworld_ray.training.state import TrainState, start_state
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told."""
+
+    settings: RunSettings
+    plan: Plan
+    pixels: tuple[float, float]
+    run_url: str
+    total: int
+    board: Any
+
+
+def pretrain(settings: RunSettings, data: list[str], storage_url: str, name: str) -> run.Run:
+    """Train the run `name` below `storage_url` to its end, going on from its newest whole checkpoint.
+
+    Raises:
+        UserError: no data, a name taken by other settings, or a request that can never be placed.
+    """
+    manifests = [load_manifest(url) for url in data]
+    science = settings.science
+    plan = make_plan(manifests, science.splits, science.projections, science.seed)
+    total = science.total_batches(plan.rows) * science.global_batch
+    root = storage.place(storage_url) / name
+    connect()
+    placement = place_workers(settings.runtime)
+    record = run.open_or_create(root, settings, manifests, plan.rows)
+    for note in placement.notes:
+        say(note)
+    say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")
+    board = Board.remote()
+    job = Job(settings, plan, record.pixels, root.url, total, board)
+    trainer = TorchTrainer(
+        _train_loop,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if settings.runtime.gpu else "gloo", timeout_s=300),
+        scaling_config=ScalingConfig(
+            num_workers=settings.runtime.workers,
+            use_gpu=settings.runtime.gpu,
+            resources_per_worker=placement.resources,
+        ),
+        run_config=RunConfig(
+            name=name,
+            **ray_storage(storage_url),
+            failure_config=FailureConfig(max_failures=settings.runtime.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=settings.runtime.keep),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with following(board, total):
+        trainer.fit()
+    return record
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """One worker, from the newest whole checkpoint to the end of the run."""
+    job: Job = config["job"]
+    science, runtime = job.settings.science, job.settings.runtime
+    context = ray.train.get_context()
+    workers, rank = context.get_world_size(), context.get_world_rank()
+    device = get_device()
+    assert isinstance(device, torch.device)
+    cores = len(os.sched_getaffinity(0))  # Ray tells torch of one core only
+    torch.set_num_threads(runtime.torch_threads or max(1, cores // context.get_local_world_size()))
+    state = start_state(science, job.total, device)
+    _restore(job, state, rank)
+    if workers > 1:
+        state.forward = DistributedDataParallel(state.model, gradient_as_bucket_view=True, broadcast_buffers=False)
+    attempt = broadcast_from_rank_zero(uuid.uuid4().hex)
+    stream = StreamSettings(
+        job.plan, science, job.total, runtime.segment_images, runtime.decode_threads, workers, rank, attempt
+    )
+    facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed}
+    if rank != 0:
+        shares = cropped_shares(stream, state.position, job.board)
+        train(
+            state,
+            shares,
+            science,
+            runtime,
+            job.pixels,
+            workers,
+            lambda _: None,
+            lambda _: _report(None, None),
+        )
+        return
+    with RunLog(storage.place(job.run_url), state.position, runtime.tensorboard) as log:
+
+        def write(record: dict[str, Any]) -> None:
+            log.write(record)
+            job.board.push.remote(record)
+
+        def save(state: TrainState) -> None:
+            folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+            checkpoint.save(state, folder, science.model, job.pixels, facts)
+            log.flush()
+            _report(folder, state.position)
+
+        shares = cropped_shares(stream, state.position, job.board)
+        train(state, shares, science, runtime, job.pixels, workers, write, save)
+
+
+def _report(folder: Path | None, position: int | None) -> None:
+    """A barrier of all ranks; rank 0 hands in its folder, which is uploaded beside the next steps and then removed."""
+    if folder is None or position is None:
+        ray.train.report({}, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+        return
+    ray.train.report(
+        {"images_seen": position},
+        checkpoint=Checkpoint.from_directory(str(folder)),
+        checkpoint_dir_name=checkpoint.folder_name(position),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+    )
+
+
+def _restore(job: Job, state: TrainState, rank: int) -> None:
+    """Load the newest checkpoint that is whole; rank 0 chooses, so that all ranks load the same."""
+    chosen = broadcast_from_rank_zero(_newest_whole(job) if rank == 0 else None)
+    if chosen is None:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="restore-"))
+    try:
+        stored = run.StoredCheckpoint(storage.place(chosen), 0)
+        run.download(stored, folder)
+        reason = checkpoint.damage(folder)
+        if reason:
+            raise RuntimeError(f"{chosen} was whole a moment ago, and now {reason}")
+        facts = checkpoint.load(state, folder)
+    finally:
+        shutil.rmtree(folder)
+    if facts["plan"] != job.plan.digest:
+        raise RuntimeError(f"{chosen} follows plan {facts['plan']}, this run {job.plan.digest}: the data changed")
+    if rank == 0:
+        job.board.push.remote({"message": f"going on from {state.position} images seen ({chosen})"})
+
+
+def _newest_whole(job: Job) -> str | None:
+    for stored in reversed(run.checkpoints(storage.place(job.run_url))):
+        folder = Path(tempfile.mkdtemp(prefix="verify-"))
+        try:
+            run.download(stored, folder)
+            reason = checkpoint.damage(folder)
+        finally:
+            shutil.rmtree(folder)
+        if reason is None:
+            return stored.root.url
+        job.board.push.remote({"message": f"{stored.root.url} is passed over: {reason}"})
+    return None

@@ -1,0 +1,79 @@
+"""Progress of a run on the driver: a live display on a terminal, plain lines elsewhere."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+POLL_SECONDS = 0.5
+
+
+def line(record: dict[str, Any]) -> str:
+    """One record as a plain line."""
+    left = (record["images_total"] - record["images_seen"]) / max(record["images_per_second"], 1e-9)
+    return (
+        f"{record['images_seen']}/{record['images_total']} images  loss {record['loss']:.4f} "
+        f"(local {record['loss_local']:.4f}, global {record['loss_global']:.4f})  RankMe {record['rankme']:.1f}  "
+        f"{record['images_per_second']:.0f} images/s  wait {100 * record['wait_fraction']:.0f} %  "
+        f"{int(left) // 60}:{int(left) % 60:02d} left"
+    )
+
+
+class _Display:
+    def __init__(self, total: int) -> None:
+        self._console = Console(stderr=True)
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._live = Progress(*columns, console=self._console)
+            self._task = self._live.add_task("starting workers", total=total)
+            self._live.start()
+
+    def show(self, record: dict[str, Any]) -> None:
+        if "message" in record:
+            self._console.print(record["message"], highlight=False, soft_wrap=True)
+        elif self._live is not None and self._task is not None:
+            text = (
+                f"loss {record['loss']:.4f} (local {record['loss_local']:.4f}, global {record['loss_global']:.4f})  "
+                f"RankMe {record['rankme']:.1f}  {record['images_per_second']:.0f} images/s  "
+                f"wait {100 * record['wait_fraction']:.0f} %"
+            )
+            self._live.update(self._task, description=text, completed=record["images_seen"])
+        else:
+            self._console.print(line(record), highlight=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+@contextmanager
+def following(board: Any, total: int) -> Iterator[None]:
+    """Show what workers push to the board while the body runs."""
+    display, done = _Display(total), threading.Event()
+
+    def follow() -> None:
+        while not done.wait(POLL_SECONDS):
+            for record in ray.get(board.drain.remote()):
+                display.show(record)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        for record in ray.get(board.drain.remote()):
+            display.show(record)
+        display.stop()

@@ -1,0 +1,160 @@
+"""The training stream: a plan's rows through Ray Data to each worker, in exact order, and cropped there.
+
+At global step k rank r gets exactly the positions `expected_positions` says; every row is checked. The stream
+is built in segments that cross epochs. Encoded bytes travel; the worker decodes and crops them in threads,
+ahead of the step. While one segment drains, rank 0 builds the next.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from chexworld_ray.config import Science
+from chexworld_ray.shards.plan import Plan, Window, segment_end, share_size
+from chexworld_ray.shards.reader import expected_positions, read_window
+from chexworld_ray.views.batch import CropBatch, crop_share
+
+AHEAD = 4  # shares that wait, cropped, for the step
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What a worker's stream depends on."""
+
+    plan: Plan
+    science: Science
+    total: int
+    segment_images: int
+    decode_threads: int
+    workers: int
+    rank: int
+    attempt: str
+    """Name of this start of the worker group: iterators of an earlier one are of no use."""
+
+
+def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, workers: int) -> list[Any]:
+    """Ray Data iterators over positions [start, stop), one for each worker; a block is one share.
+
+    The order rests on preserve_order, equal blocks and round-robin splitting, which Ray does not promise: hence the
+    check of every row where the blocks arrive.
+    """
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.execution_no_progress_timeout_s = -1  # a paused trainer is no fault of the stream's
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    share = share_size(global_batch, workers)
+    padding = share * workers - global_batch
+    windows = list(plan.windows(start, stop))
+    blocks = [pa.table({name: [value] for name, value in _as_row(window).items()}) for window in windows]
+
+    def read(block: pa.Table) -> pa.Table:
+        window = _from_row({name: block[name][0].as_py() for name in block.column_names})
+        return read_window(plan, window, start, stop, global_batch, padding)
+
+    rows = ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="pyarrow")
+    shares = rows.repartition(target_num_rows_per_block=share, strict=True)
+    return list(shares.streaming_split(workers, equal=True))
+
+
+def _as_row(window: Window) -> dict[str, Any]:
+    return {
+        "epoch": window.epoch,
+        "number": window.number,
+        "start": window.start,
+        "groups": list(window.groups),
+        "rows": window.rows,
+    }
+
+
+def _from_row(row: dict[str, Any]) -> Window:
+    return Window(row["epoch"], row["number"], row["start"], tuple(row["groups"]), row["rows"])
+
+
+def read_shares(settings: StreamSettings, position: int, board: Any) -> Iterator[pa.Table]:
+    """This rank's share of each global batch from `position` to the end of the run, still encoded, order checked."""
+    science = settings.science
+    with ThreadPoolExecutor(1, thread_name_prefix="segments") as builder:
+        building = _build(builder, settings, position, board)
+        while position < settings.total:
+            building.result()
+            key = f"{settings.attempt}:{position}"
+            iterator = ray.get(board.fetch.remote(key))[settings.rank]
+            stop = segment_end(position, settings.total, science.global_batch, settings.segment_images)
+            building = _build(builder, settings, stop, board)
+            steps = 0
+            for steps, block in enumerate(_blocks(iterator), start=1):
+                _check_order(
+                    block,
+                    expected_positions(position, science.global_batch, settings.workers, settings.rank, steps - 1),
+                )
+                yield block
+            due = (stop - position) // science.global_batch
+            if steps != due:
+                raise RuntimeError(
+                    f"the stream of rank {settings.rank} ended after {steps} of {due} shares from {position}"
+                )
+            position = stop
+
+
+def _blocks(iterator: Any) -> Iterator[pa.Table]:
+    return iter(iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+
+
+def _build(builder: ThreadPoolExecutor, settings: StreamSettings, start: int, board: Any) -> "Future[None]":
+    """Rank 0 builds the segment that begins at `start` and publishes its iterators."""
+
+    def build() -> None:
+        if settings.rank != 0 or start >= settings.total:
+            return
+        science = settings.science
+        stop = segment_end(start, settings.total, science.global_batch, settings.segment_images)
+        iterators = segment_iterators(settings.plan, start, stop, science.global_batch, settings.workers)
+        ray.get(board.publish.remote(f"{settings.attempt}:{start}", iterators))
+
+    return builder.submit(build)
+
+
+def _check_order(block: pa.Table, expected: np.ndarray) -> None:
+    positions = block["position"].to_numpy()
+    if not np.array_equal(positions, expected):
+        at = int(np.argmax(positions[: len(expected)] != expected[: len(positions)])) if len(positions) else 0
+        raise RuntimeError(
+            f"the stream is out of order: row {at} of a block of {len(positions)} stands at position "
+            f"{positions[at] if len(positions) else None}, due is {expected[at]}; nothing was trained on it"
+        )
+
+
+def cropped_shares(settings: StreamSettings, position: int, board: Any) -> Iterator[CropBatch]:
+    """Shares decoded and cropped in threads, up to AHEAD of them before they are asked for."""
+    ready: queue.Queue[CropBatch | BaseException | None] = queue.Queue(AHEAD)
+    stopped = threading.Event()
+
+    def fill() -> None:
+        try:
+            with ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="crops") as pool:
+                for block in read_shares(settings, position, board):
+                    images = block["image"].to_pylist()
+                    ready.put(crop_share(images, block["position"].to_numpy(), settings.science, pool))
+                    if stopped.is_set():
+                        return
+            ready.put(None)
+        except BaseException as error:  # handed to the step, which raises it
+            ready.put(error)
+
+    threading.Thread(target=fill, name="stream", daemon=True).start()
+    try:
+        while (share := ready.get()) is not None:
+            if isinstance(share, BaseException):
+                raise share
+            yield share
+    finally:
+        stopped.set()

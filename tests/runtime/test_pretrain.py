@@ -1,0 +1,75 @@
+"""Pretraining, evaluation and the report, on the real chain."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from chexworld_ray.config import RunSettings
+from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.results import read_results
+from chexworld_ray.reports.html import write_report
+from chexworld_ray.runtime.evaluate import EvaluationSettings, evaluate
+from chexworld_ray.runtime.pretrain import pretrain
+from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.training import run
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_train_evaluate_report(ray_here: None, phantom_set: Manifest, tiny: RunSettings, storage: Path) -> None:
+    data = phantom_set.root.url
+    record = pretrain(tiny, [data], str(storage), "one")
+    total = record.science.total_batches(sum(f.rows for f in phantom_set.select(("train",), ("frontal",)))) * 10
+    lines = [json.loads(line) for line in (storage / "one" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["images_seen"] == total
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert run.checkpoints(record.root)[-1].position == total
+    assert list((storage / "one" / "tensorboard").iterdir())
+    rows = evaluate([record.root.url], data, None, EvaluationSettings(protocols=("knn",)))
+    assert {row.encoder for row in rows} >= {"one@random", f"one@{total}"}
+    assert all(row.low <= row.value <= row.high for row in rows if row.positives >= 10)
+    assert read_results(record.root) == rows
+    page = Path(write_report(record, None)).read_text()
+    assert "one@random" in page
+    assert page.count("<svg") >= 1
+    assert "data:image/png;base64," in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+
+
+def test_the_same_command_goes_on_and_other_settings_are_refused(
+    ray_here: None, phantom_set: Manifest, tiny: RunSettings, storage: Path
+) -> None:
+    data = phantom_set.root.url
+    before = (storage / "one" / "metrics.jsonl").read_text()
+    pretrain(tiny, [data], str(storage), "one")  # complete: nothing is trained again
+    assert (storage / "one" / "metrics.jsonl").read_text() == before
+    other = dataclasses.replace(tiny, science=dataclasses.replace(tiny.science, seed=7))
+    with pytest.raises(UserError, match="seed: 0 -> 7"):
+        pretrain(other, [data], str(storage), "one")
+
+
+def test_a_request_that_can_never_be_placed_is_one_line(
+    ray_here: None, phantom_set: Manifest, tiny: RunSettings, storage: Path
+) -> None:
+    for change, words in (
+        ({"workers": 64}, "64"),
+        ({"cpus_per_worker": 99.0}, "99 CPU"),
+        ({"gpu": True}, "GPU"),
+    ):
+        settings = dataclasses.replace(tiny, runtime=dataclasses.replace(tiny.runtime, **change))
+        with pytest.raises(UserError, match=words) as caught:
+            pretrain(settings, [phantom_set.root.url], str(storage), "never")
+        assert "\n" not in str(caught.value)
+    assert not (storage / "never").exists()
+
+
+def test_storage_that_workers_can_not_see_is_refused(ray_here: None, phantom_set: Manifest, tiny: RunSettings) -> None:
+    with pytest.raises(UserError, match="memory://"):
+        pretrain(tiny, [phantom_set.root.url], "memory://runs", "one")
