@@ -1,6 +1,7 @@
 """Fixtures: a small phantom data set written without Ray, and the real radiographs where they are at hand."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,11 @@ def write_data_set(source: Source, out: Path, settings: WriteSettings) -> Manife
     manifest = manifests.from_records(root, records, files, source.columns, [], settings, "test")
     write_json(root / manifests.NAME, manifest.to_dict())
     return manifest
+
+
+@pytest.fixture(scope="session")
+def write_set() -> Callable[[Source, Path, WriteSettings], Manifest]:
+    return write_data_set
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """The plan's promises, for any row groups, workers, global batch and stopping point."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -17,6 +19,10 @@ from chexworld_ray.shards import reader
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import Plan, RowGroup, make_plan, segment_end, share_size
 from chexworld_ray.shards.reader import PADDING_POSITION, expected_positions, read_window
+from chexworld_ray.shards.schema import Source
+from chexworld_ray.shards.sources.folder import read_folder
+from chexworld_ray.shards.writer import WriteSettings
+from chexworld_ray.storage import place
 
 groups = st.lists(st.integers(1, 9), min_size=1, max_size=14)
 
@@ -123,12 +129,38 @@ def test_kills_and_resizes_lose_and_repeat_nothing(
     assert positions == list(range(total))
 
 
-def test_no_test_image_and_no_lateral_view_is_read(phantom_set: Manifest) -> None:
-    plan = make_plan([phantom_set], ("train",), ("frontal", "unknown"), 0)
-    wanted = {file.path for file in phantom_set.files if file.split == "train" and file.projection != "lateral"}
-    assert {group.url.rsplit("/", 1)[-1] for group in plan.groups} == wanted
-    with pytest.raises(UserError, match="no images"):
-        make_plan([phantom_set], ("train",), ("lateral",), 0)
+def test_no_test_image_and_no_lateral_view_is_read(
+    phantom_folder: Path, tmp_path: Path, write_set: Callable[[Source, Path, WriteSettings], Manifest]
+) -> None:
+    """Every row that the plan can reach, looked at in the files themselves."""
+    source, _ = read_folder(str(phantom_folder), "labels.csv", None, False)
+    splits, views = ("train", "val", "test", "train"), ("AP", "LATERAL", None, "PA")
+    rows = [
+        replace(row, patient_id=row.image_id, split=splits[number % 4], view=views[number // 4 % 4])
+        for number, row in enumerate(source.rows)
+    ]
+    manifest = write_set(Source(rows, source.columns), tmp_path, WriteSettings(row_group_images=8))
+    plan = make_plan([manifest], Science().splits, Science().projections, 0)
+    reached = [
+        reader.read_row_group(plan.groups[group].url, plan.groups[group].index, ("split", "view")).slice(row, 1)
+        for group, row in plan.locate(0, plan.rows)
+    ]
+    kinds = {(table["split"][0].as_py(), table["view"][0].as_py()) for table in reached}
+    assert kinds == {("train", "frontal AP"), ("train", "frontal PA"), ("train", "unknown")}
+    assert len(reached) == sum(row.split == "train" and row.view != "LATERAL" for row in rows)
+    lateral = make_plan([manifest], ("val",), ("lateral",), 0)
+    assert lateral.rows == sum(row.split == "val" and row.view == "LATERAL" for row in rows)
+    with pytest.raises(UserError, match="no images with splits holdout"):
+        make_plan([manifest], ("holdout",), ("frontal",), 0)
+
+
+def test_several_data_sets_make_one_plan(phantom_set: Manifest) -> None:
+    one = make_plan([phantom_set], ("train",), ("frontal",), 0)
+    both = make_plan([phantom_set, replace(phantom_set, root=place("/elsewhere"))], ("train",), ("frontal",), 0)
+    assert both.rows == 2 * one.rows
+    assert len({both.groups[group].url for group, _ in both.locate(0, both.rows)}) == 2 * len(
+        {g.url for g in one.groups}
+    )
 
 
 def test_plan_does_not_depend_on_threads_or_calls() -> None:
