@@ -20,16 +20,16 @@ def demo() -> RunSettings:
             global_batch=16,
             epochs=16.0,
         ),
-        # so small a model gains nothing from a second thread, and loses much when it has to wait for one
+        # one thread: a second one that has to wait for a busy core stalls every small operation
         runtime=Runtime(torch_threads=1, checkpoint_images=2_000, log_batches=20, keep=10),
     )
 
 
 def small() -> RunSettings:
-    """A small hospital's start: ViT 192 wide and 6 deep on 128 px; 1,379 images take about half an hour of one core.
+    """A small hospital's start: ViT 192 wide and 6 deep on 128 px; 1,379 images take under an hour of one core.
 
-    With few images it is steps that are short: small batches, a low learning rate and a slow target keep the
-    features from collapsing. Scores on 1,379 real radiographs are in the README.
+    Small batches, a low learning rate and a slow target: of eight runs the one whose features did not collapse
+    (EXPERIMENTS.md). Scores on 1,379 real radiographs are in the README.
     """
     return RunSettings(
         science=Science(
