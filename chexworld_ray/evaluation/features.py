@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import EncoderInfo, normalise
 from chexworld_ray.shards.decode import decode_grey_jpeg
+from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.storage import Place, children
 
 KEYS = ("image_id", "dataset", "patient_id", "split")
@@ -57,8 +57,7 @@ def load_features(folder: Place, dataset: str) -> dict[str, FeatureSet]:
     """split → features, for one dataset, from the part files of a folder."""
     tables = []
     for file in children(folder):
-        with file.fs.open(file.path, "rb") as handle:
-            table = pq.read_table(handle)
+        table = read_table(file)
         tables.append(table.filter(pa.array([name == dataset for name in table["dataset"].to_pylist()], pa.bool_())))
     table = pa.concat_tables(tables, promote_options="default").sort_by("image_id")
     splits = np.array(table["split"].to_pylist(), object)

@@ -1,6 +1,5 @@
 """From scores to `results.parquet`: values with intervals, means over labels and seeds, paired differences."""
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chexworld_ray.metrics.bootstrap import Interval, bootstrap, holm
 from chexworld_ray.metrics.classification import auroc
-from chexworld_ray.storage import Place, exists, fetch, write_bytes
+from chexworld_ray.shards.parquet import read_table, write_table
+from chexworld_ray.storage import Place, exists
 
 NAME = "results.parquet"
 MIN_POSITIVES = 10
@@ -200,10 +199,7 @@ def _paired(both: list[tuple[ScoredTrial, ScoredTrial]], seed: int) -> list[tupl
 
 def write_results(out: Place, rows: Sequence[ResultRow]) -> None:
     """Write results.parquet, whole."""
-    buffer = io.BytesIO()
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
-    pq.write_table(table, buffer)
-    write_bytes(out / NAME, buffer.getvalue())
+    write_table(out / NAME, pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA))
 
 
 def merge(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> list[ResultRow]:
@@ -220,7 +216,7 @@ def read_results(out: Place) -> list[ResultRow]:
     """Rows of results.parquet; empty where there is none."""
     if not exists(out / NAME):
         return []
-    return [ResultRow(**row) for row in pq.read_table(io.BytesIO(fetch(out / NAME))).to_pylist()]
+    return [ResultRow(**row) for row in read_table(out / NAME).to_pylist()]
 
 
 _TEXT, _COUNT = (

@@ -4,7 +4,6 @@ Everything lands below `<run>/evaluations/<data version>/`; what is there alread
 interrupted evaluation goes on where it stopped.
 """
 
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray import tune
@@ -32,6 +30,7 @@ from chexworld_ray.runtime.cluster import EVAL_SLOT, connect, say, total
 from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.parquet import read_table, write_table
 from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.run import Run
@@ -112,13 +111,11 @@ def _subjects(one: Run, manifest: Manifest, settings: EvaluationSettings) -> lis
     for candidate in reversed(stored):
         subject = _Subject(one, candidate.position, home / checkpoint.folder_name(candidate.position))
         if not storage.exists(subject.encoder):
-            with TemporaryDirectory() as folder:
-                run.download(candidate, Path(folder))
-                reason = checkpoint.damage(Path(folder))
-                if reason:
-                    say(f"{candidate.root.url} is passed over: {reason}")
+            with run.local_copy(candidate) as (folder, damage):
+                if damage:
+                    say(f"{candidate.root.url} is passed over: {damage}")
                     continue
-                storage.write_bytes(subject.encoder, (Path(folder) / ENCODER).read_bytes())
+                storage.write_bytes(subject.encoder, (folder / ENCODER).read_bytes())
         subjects.append(subject)
         if not settings.all_checkpoints:
             break
@@ -175,9 +172,7 @@ def _extract_one(job: dict[str, Any], labels: tuple[str, ...]) -> None:
     rows = read_row_group(job["url"], job["index"], columns)
     encoder, info, device = _open_encoder(job["encoder"])
     features_ND = embed(encoder, info, rows["image"].to_pylist(), device)
-    buffer = io.BytesIO()
-    pq.write_table(feature_table(rows, features_ND), buffer)
-    storage.write_bytes(storage.place(job["out"]), buffer.getvalue())
+    write_table(storage.place(job["out"]), feature_table(rows, features_ND))
 
 
 def _trials(subjects: list[_Subject], manifest: Manifest, settings: EvaluationSettings) -> list[ScoredTrial]:
@@ -197,7 +192,7 @@ def _trials(subjects: list[_Subject], manifest: Manifest, settings: EvaluationSe
     ]
     if due:
         _tune(due, settings, subjects[0].run.root / FOLDER)
-    tables = [pq.read_table(io.BytesIO(storage.fetch(file))) for *_, file in wanted]
+    tables = [read_table(file) for *_, file in wanted]
     notes = {
         f"{dataset}: {line}"
         for (_, dataset, _, _), table in zip(wanted, tables, strict=True)
@@ -231,7 +226,5 @@ def _trial(config: dict[str, Any], settings: EvaluationSettings) -> None:
     job = config["job"]
     features = load_features(storage.place(job["features"]), job["dataset"])
     scores, skipped = run_trial(features, job["protocol"], settings.uncertain, settings.splits)
-    buffer = io.BytesIO()
-    pq.write_table(scores.replace_schema_metadata({SKIPPED: json.dumps(skipped)}), buffer)
-    storage.write_bytes(storage.place(job["out"]), buffer.getvalue())
+    write_table(storage.place(job["out"]), scores.replace_schema_metadata({SKIPPED: json.dumps(skipped)}))
     tune.report({"scores": scores.num_rows})

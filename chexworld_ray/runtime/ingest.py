@@ -1,12 +1,10 @@
 """Ray Data runs the chunks of an ingest; this file resumes, gathers and publishes."""
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
@@ -21,6 +19,7 @@ from chexworld_ray.shards.ingest import (
     make_chunks,
 )
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.parquet import write_table
 from chexworld_ray.shards.schema import Columns, Source
 from chexworld_ray.shards.writer import ChunkRecord, FileRecord, WriteSettings, drop_rows, write_chunk
 
@@ -111,6 +110,4 @@ def _drop_duplicates(
 
 def _write_rejected(out: storage.Place, rejected: list[dict[str, str]]) -> None:
     schema = pa.schema([(name, pa.string()) for name in ("image_id", "source_path", "reason")])
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rejected, schema=schema), buffer)
-    storage.write_bytes(out / manifests.REJECTED, buffer.getvalue())
+    write_table(out / manifests.REJECTED, pa.Table.from_pylist(rejected, schema=schema))

@@ -1,7 +1,6 @@
 """Ray Train wiring: the driver starts workers and shows progress; each worker runs `training.loop.train`."""
 
 import os
-import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
@@ -158,16 +157,10 @@ def _restore(job: Job, state: TrainState, rank: int) -> None:
     chosen = broadcast_from_rank_zero(_newest_whole(job) if rank == 0 else None)
     if chosen is None:
         return
-    folder = Path(tempfile.mkdtemp(prefix="restore-"))
-    try:
-        stored = run.StoredCheckpoint(storage.place(chosen), 0)
-        run.download(stored, folder)
-        reason = checkpoint.damage(folder)
+    with run.local_copy(run.StoredCheckpoint(storage.place(chosen), 0)) as (folder, reason):
         if reason:
             raise RuntimeError(f"{chosen} was whole a moment ago, and now {reason}")
         facts = checkpoint.load(state, folder)
-    finally:
-        shutil.rmtree(folder)
     if facts["plan"] != job.plan.digest:
         raise RuntimeError(f"{chosen} follows plan {facts['plan']}, this run {job.plan.digest}: the data changed")
     if rank == 0:
@@ -176,13 +169,8 @@ def _restore(job: Job, state: TrainState, rank: int) -> None:
 
 def _newest_whole(job: Job) -> str | None:
     for stored in reversed(run.checkpoints(storage.place(job.run_url))):
-        folder = Path(tempfile.mkdtemp(prefix="verify-"))
-        try:
-            run.download(stored, folder)
-            reason = checkpoint.damage(folder)
-        finally:
-            shutil.rmtree(folder)
-        if reason is None:
-            return stored.root.url
+        with run.local_copy(stored) as (_, reason):
+            if reason is None:
+                return stored.root.url
         job.board.push.remote({"message": f"{stored.root.url} is passed over: {reason}"})
     return None

@@ -16,10 +16,16 @@ def line(record: dict[str, Any]) -> str:
     """One record as a plain line."""
     left = (record["images_total"] - record["images_seen"]) / max(record["images_per_second"], 1e-9)
     return (
-        f"{record['images_seen']}/{record['images_total']} images  loss {record['loss']:.4f} "
-        f"(local {record['loss_local']:.4f}, global {record['loss_global']:.4f})  RankMe {record['rankme']:.1f}  "
-        f"{record['images_per_second']:.0f} images/s  wait {100 * record['wait_fraction']:.0f} %  "
+        f"{record['images_seen']}/{record['images_total']} images  {_figures(record)}  "
         f"{int(left) // 60}:{int(left) % 60:02d} left"
+    )
+
+
+def _figures(record: dict[str, Any]) -> str:
+    return (
+        f"loss {record['loss']:.4f} (local {record['loss_local']:.4f}, global {record['loss_global']:.4f})  "
+        f"RankMe {record['rankme']:.1f}  {record['images_per_second']:.0f} images/s  "
+        f"wait {100 * record['wait_fraction']:.0f} %"
     )
 
 
@@ -43,12 +49,7 @@ class _Display:
         if "message" in record:
             self._console.print(record["message"], highlight=False, soft_wrap=True)
         elif self._live is not None and self._task is not None:
-            text = (
-                f"loss {record['loss']:.4f} (local {record['loss_local']:.4f}, global {record['loss_global']:.4f})  "
-                f"RankMe {record['rankme']:.1f}  {record['images_per_second']:.0f} images/s  "
-                f"wait {100 * record['wait_fraction']:.0f} %"
-            )
-            self._live.update(self._task, description=text, completed=record["images_seen"])
+            self._live.update(self._task, description=_figures(record), completed=record["images_seen"])
         else:
             self._console.print(line(record), highlight=False, soft_wrap=True)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chexworld_ray.shards.plan import Plan, Window
+from chexworld_ray.shards.plan import Plan, Window, share_size
 from chexworld_ray.storage import place
 
 STREAM_SCHEMA = pa.schema([("position", pa.int64()), ("image_id", pa.string()), ("image", pa.binary())])
@@ -68,7 +68,7 @@ def _batches(low: int, high: int, size: int) -> Iterator[tuple[int, int]]:
 
 def expected_positions(start: int, global_batch: int, workers: int, rank: int, step: int) -> np.ndarray:
     """Positions that a rank must get at local step `step` of a stream from `start`; padding is PADDING_POSITION."""
-    share = -(-global_batch // workers)
+    share = share_size(global_batch, workers)
     offsets = rank * share + np.arange(share)
     positions = start + step * global_batch + offsets
     return np.where(offsets < global_batch, positions, PADDING_POSITION)

@@ -24,6 +24,7 @@ from chexworld_ray.shards.decode import (
     encode_mask,
 )
 from chexworld_ray.shards.geometry import Geometry
+from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.schema import Columns, SourceRow, canonical_view, projection
 from chexworld_ray.storage import Place, fetch, write_bytes
 
@@ -183,7 +184,7 @@ def write_file(out: Place, name: str, table: pa.Table, split: str, view: str, ro
 
 def drop_rows(out: Place, record: FileRecord, image_ids: set[str], row_group_images: int) -> FileRecord | None:
     """Rewrite a file without some rows; None where nothing is left (the file is removed)."""
-    table = pq.read_table(io.BytesIO(fetch(out / record.path)))
+    table = read_table(out / record.path)
     keep = [image_id not in image_ids for image_id in table["image_id"].to_pylist()]
     if not any(keep):
         out.fs.rm_file((out / record.path).path)

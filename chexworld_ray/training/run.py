@@ -1,6 +1,8 @@
 """A run's record: which settings and data a name stands for, and which checkpoints it has."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -111,10 +113,14 @@ def checkpoints(root: Place) -> list[StoredCheckpoint]:
     )
 
 
-def download(checkpoint: StoredCheckpoint, folder: Path) -> None:
-    """Copy the files of a checkpoint to a local folder."""
-    for file in children(checkpoint.root):
-        (folder / file.name).write_bytes(fetch(file))
+@contextmanager
+def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]]:
+    """A temporary local folder with the files of a checkpoint, and what is wrong with them (None: whole)."""
+    with TemporaryDirectory(prefix="checkpoint-") as name:
+        folder = Path(name)
+        for file in children(checkpoint.root):
+            (folder / file.name).write_bytes(fetch(file))
+        yield folder, damage(folder)
 
 
 def load_encoder(url: str, which: Literal["target", "encoder"] = "target") -> tuple[Encoder, EncoderInfo]:
@@ -134,11 +140,10 @@ def load_encoder(url: str, which: Literal["target", "encoder"] = "target") -> tu
     else:
         candidates = list(reversed(checkpoints(load(root).root)))
     for candidate in candidates:
-        with TemporaryDirectory() as folder:
-            download(candidate, Path(folder))
-            if damage(Path(folder)) is None:
+        with local_copy(candidate) as (folder, reason):
+            if reason is None:
                 file = f"{which}.safetensors"
-                return read_encoder((Path(folder) / file).read_bytes(), f"{candidate.root.url}/{file}")
+                return read_encoder((folder / file).read_bytes(), f"{candidate.root.url}/{file}")
     raise UserError(f"{url}: no whole checkpoint there")
 
 
