@@ -47,6 +47,13 @@ class ModelSettings:
     """Width of the predictor."""
     predictor_depth: int = 6
     """Blocks of the predictor."""
+    mlp_width: int | None = None
+    """Hidden width of the encoder's MLPs; unset: 4 times its width."""
+    compat: Literal["none", "chexworld", "chexworld_unified"] = "none"
+    """chexworld: positions as in the published checkpoints, rows and columns of context tokens swapped;
+    chexworld_unified: swapped in the encoder only (published with unify_embed)."""
+    scale_code: bool = False
+    """Queries also carry the size of their view against the context's, through a linear layer."""
 
     def __post_init__(self) -> None:
         _check(self.image_size % self.patch_size == 0, "model: image_size must be a multiple of patch_size")
@@ -70,6 +77,12 @@ class ViewSettings:
     """Area of a crop as a part of the image."""
     crop_ratio: Range = (3 / 4, 4 / 3)
     """Width over height of a crop, sampled log-uniformly."""
+    crop_sizes: Literal["same", "own"] = "same"
+    """same: both crops of an image have one size, as in the paper; own: each draws its own."""
+    crop_overlap: Range = (0.0, 1.0)
+    """Part of the smaller crop that the other covers; corners are drawn anew until it lies in this range."""
+    flip_probability: float = 0.0
+    """Probability that a view is mirrored; the predictor is told whether the target is mirrored against its context."""
     jitter: float = 0.4
     """Half-width of the brightness and contrast jitter that both views and the target share."""
     jitter_probability: float = 0.8
@@ -92,6 +105,8 @@ class ViewSettings:
     def __post_init__(self) -> None:
         _check_range("views.crop_scale", self.crop_scale, 1e-3, 1.0)
         _check_range("views.crop_ratio", self.crop_ratio, 1e-2, 1e2)
+        _check_range("views.crop_overlap", self.crop_overlap, 0.0, 1.0)
+        _check(0 <= self.flip_probability <= 1, "views.flip_probability must lie in [0, 1]")
         _check_range("views.brightness", self.brightness, 0.0)
         _check_range("views.contrast", self.contrast, 0.0)
         _check_range("views.gamma", self.gamma, 1e-2)
@@ -117,6 +132,8 @@ class MaskSettings:
     """Budget of context tokens of a view; unset: 36 % of the grid."""
     target_tokens: int | None = None
     """Budget of target tokens of a view; unset: 46 % of the grid."""
+    overhang: bool = False
+    """Target blocks may overhang the border, so that patches at the border are targets as often as others."""
 
     def __post_init__(self) -> None:
         _check(self.target_blocks >= 1, "masks.target_blocks must be at least 1")
@@ -145,10 +162,16 @@ class ObjectiveSettings:
     """Which of the three tasks are learned, and on which patches."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    kind: Literal["chexworld", "local", "local_global", "local_domain", "no_delta", "no_action"] = "chexworld"
+    kind: Literal["chexworld", "local", "local_global", "local_domain", "naive_sum", "no_delta", "no_action"] = (
+        "chexworld"
+    )
     """chexworld: all three tasks in one pass; the others are rows of the paper's Table 3."""
     cross_view_targets: Literal["masked", "all"] = "masked"
     """Patches of the other view that are predicted: its masked ones, or all."""
+    visible_weight: float = 0.0
+    """Weight of a loss on the visible patches too (V-JEPA 2.1); 0: off."""
+    sigreg_weight: float = 0.0
+    """Weight of SIGReg (LeJEPA) on the mean of each view's context tokens; 0: off."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,6 +260,8 @@ class Runtime:
     """The cluster adds machines on demand: wait for workers instead of refusing what does not fit now."""
     max_failures: int = 20
     """Worker losses that a run survives between two starts."""
+    max_skipped_in_row: int = 10
+    """Steps in a row without a finite gradient after which a run is stopped; looked at when a line is logged."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -249,6 +274,7 @@ class Runtime:
         ):
             _check(dataclasses.asdict(self)[name] >= 1, f"{name} must be at least 1")
         _check(self.keep >= 1, "keep must be at least 1")
+        _check(self.max_skipped_in_row >= 1, "max_skipped_in_row must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

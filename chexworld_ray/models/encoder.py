@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.models.positions import grid_positions, sincos
@@ -16,6 +17,13 @@ from chexworld_ray.models.positions import grid_positions, sincos
 def key_mask(valid_BK: Tensor | None) -> Tensor | None:
     """Attention mask (True: seen) that hides padding tokens as keys, Bx1x1xK."""
     return None if valid_BK is None else valid_BK[:, None, None, :]
+
+
+def run_block(block: nn.Module, tokens: Tensor, mask: Tensor | None, checkpointed: bool) -> Tensor:
+    """A transformer block; `checkpointed` recomputes it in the backward pass instead of keeping what it computed."""
+    if checkpointed:
+        return checkpoint(block, tokens, attn_mask=mask, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return block(tokens, attn_mask=mask)
 
 
 class Encoder(nn.Module):
@@ -32,12 +40,17 @@ class Encoder(nn.Module):
             embed_dim=settings.width,
             depth=settings.depth,
             num_heads=settings.heads,
+            mlp_ratio=4.0 if settings.mlp_width is None else (settings.mlp_width + 0.5) / settings.width,
             class_token=False,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
         assert self.vit.pos_embed is not None
         self.vit.pos_embed.requires_grad_(False)
-        self.vit.pos_embed.copy_(sincos(grid_positions(settings.grid), settings.width)[None])
+        places = grid_positions(settings.grid)
+        if settings.compat != "none":
+            places = places.flip(-1)
+        self.vit.pos_embed.copy_(sincos(places, settings.width)[None])
+        self.checkpointed = False
 
     def forward(self, images_BHW: Tensor, index_BK: Tensor | None = None, valid_BK: Tensor | None = None) -> Tensor:
         """Tokens after the final norm: BxNxD of whole images, or BxKxD of the patches at `index_BK`.
@@ -50,7 +63,7 @@ class Encoder(nn.Module):
             tokens = tokens.gather(1, index_BK[..., None].expand(-1, -1, tokens.shape[-1]))
         mask = key_mask(valid_BK)
         for block in self.vit.blocks:
-            tokens = block(tokens, attn_mask=mask)
+            tokens = run_block(block, tokens, mask, self.checkpointed)
         return self.vit.norm(tokens)
 
 

@@ -1,12 +1,11 @@
 """The world model's loss: local anatomy, global layout and domain variation in one pass.
 
-One encoder call on the 2B seen views, one target call on the 2B clean views, one predictor call on all
-(context, query) pairs. Which tasks take part is a table, not a code path of its own.
+One encoder call on all seen views, one target call on the 2B clean views, one predictor call on all
+(context, query) pairs. Which tasks take part is a table (`objectives.tasks`), not a code path of its own.
 
-Legend: B images, V = 2 views, R directions (4, or 2 without the global task), K context and T target tokens, D width.
+Legend: B images, V = 2 views, R directions, C context streams, K context and T target tokens, N patches, D width.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,42 +15,21 @@ from torch import Tensor, nn
 from chexworld_ray.config import ModelSettings, ObjectiveSettings
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.positions import grid_positions
-from chexworld_ray.models.predictor import Predictor
-from chexworld_ray.views.actions import IDENTITY
+from chexworld_ray.models.predictor import Predictor, QueryTensors
+from chexworld_ray.objectives.queries import Queries, make_queries, pick_views
+from chexworld_ray.objectives.sigreg import SLICES, sigreg
+from chexworld_ray.objectives.tasks import TASKS
 from chexworld_ray.views.batch import WorldModelBatch
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """What a row of the paper's Table 3 switches on."""
-
-    cross_view: bool = True
-    domain: bool = True
-    tell_delta: bool = True
-    tell_action: bool = True
-
-
-TASKS: dict[str, Tasks] = {
-    "chexworld": Tasks(),
-    "local": Tasks(cross_view=False, domain=False),
-    "local_global": Tasks(domain=False),
-    "local_domain": Tasks(cross_view=False),
-    "no_delta": Tasks(tell_delta=False),
-    "no_action": Tasks(tell_action=False),
-}
-
-# (view of the context, view of the target): within each view, then across
-SAME_VIEW = ((0, 0), (1, 1))
-CROSS_VIEW = ((0, 1), (1, 0))
+from chexworld_ray.views.random import Purpose, normal
 
 
 class Losses(NamedTuple):
-    """Per-image losses (B); `cross_view` is None where the global task is off. `predictions` is RxBxTxD."""
+    """Per-image losses. `parts_LB`: one row for each of `WorldModel.parts`. `predictions_RBTD` is for monitors."""
 
-    total: Tensor
-    same_view: Tensor
-    cross_view: Tensor | None
-    predictions: Tensor
+    total_B: Tensor
+    parts_LB: Tensor
+    predictions_RBTD: Tensor
+    context_CBKD: Tensor
 
 
 class WorldModel(nn.Module):
@@ -62,91 +40,107 @@ class WorldModel(nn.Module):
         self.encoder = encoder
         self.predictor = Predictor(model)
         self.grid = model.grid
+        self.objective = objective
         self.tasks = TASKS[objective.kind]
-        self.all_cross_view = objective.cross_view_targets == "all"
-        self.directions = SAME_VIEW + (CROSS_VIEW if self.tasks.cross_view else ())
+        self.streams = sorted({(direction.acted, direction.context) for direction in self.tasks.directions})
+        extra = {"visible": objective.visible_weight, "sigreg": objective.sigreg_weight}
+        self.extra = {name: weight for name, weight in extra.items() if weight > 0}
+        self.parts = (*dict.fromkeys(direction.part for direction in self.tasks.directions), *self.extra)
 
     def forward(self, batch: WorldModelBatch, targets_BVND: Tensor) -> Losses:
         """Loss of each image: the mean over directions of the mean square over target patches (eq. 6-7).
 
         `targets_BVND`: normalised tokens of the target encoder on the clean views.
         """
-        count, views = batch.clean_BVHW.shape[:2]
-        masks, tasks = batch.masks, self.tasks
-        context_index_BVK = masks.context_index_MC.view(count, views, -1)
-        context_valid_BVK = masks.context_valid_MC.view(count, views, -1)
-        images = batch.seen_BVHW if tasks.domain else batch.clean_BVHW
-        context = self.encoder(images.flatten(0, 1), masks.context_index_MC, masks.context_valid_MC)
-        context_BVKD = context.view(count, views, *context.shape[1:])
-        context_view = [direction[0] for direction in self.directions]
-        queries = self._queries(batch)
+        context_CBKD = self._contexts(batch)
+        queries = make_queries(batch, self.tasks, self.grid, self.objective.cross_view_targets == "all")
+        predictions_RBKD = self._predict(batch, context_CBKD, queries)
+        asked = queries.index_RBT.shape[-1]
+        predictions_RBTD = predictions_RBKD[:, :, -asked:]
+        losses_RB = self._losses(predictions_RBTD, queries.index_RBT, queries.valid_RBT, targets_BVND)
+        parts = {
+            name: torch.stack(
+                [
+                    loss_B
+                    for loss_B, direction in zip(losses_RB, self.tasks.directions, strict=True)
+                    if direction.part == name
+                ]
+            ).mean(dim=0)
+            for name in self.parts
+            if name not in self.extra
+        }
+        total_B = torch.stack(list(parts.values())).sum(dim=0) if self.tasks.added else losses_RB.mean(dim=0)
+        if "visible" in self.extra:
+            parts["visible"] = self._visible_loss(batch, predictions_RBKD[:, :, :-asked], targets_BVND)
+        if "sigreg" in self.extra:
+            parts["sigreg"] = self._sigreg(batch, context_CBKD)
+        for name, weight in self.extra.items():
+            total_B = total_B + weight * parts[name]
+        return Losses(total_B, torch.stack([parts[name] for name in self.parts]), predictions_RBTD, context_CBKD)
+
+    def _contexts(self, batch: WorldModelBatch) -> Tensor:
+        """One encoder call on the visible patches of every (view, acted or clean) that some direction starts from."""
+        views = [view for _, view in self.streams]
+        images = torch.cat([(batch.seen_BVHW if acted else batch.clean_BVHW)[:, view] for acted, view in self.streams])
+        index, valid = (pick_views(_by_view(mask), views) for mask in _context_masks(batch))
+        tokens = self.encoder(images, index, valid)
+        return tokens.view(len(views), -1, *tokens.shape[1:])
+
+    def _predict(self, batch: WorldModelBatch, context_CBKD: Tensor, queries: Queries) -> Tensor:
+        """One predictor call on all directions: RxBxTxD, or RxBx(K+T)xD where visible patches are predicted too."""
+        directions = self.tasks.directions
+        views = [direction.context for direction in directions]
+        index, valid = (pick_views(_by_view(mask), views) for mask in _context_masks(batch))
+        context = torch.cat([context_CBKD[self.streams.index((d.acted, d.context))] for d in directions])
         predictions = self.predictor(
-            _pick(context_BVKD, context_view),
-            grid_positions(self.grid, context.device)[_pick(context_index_BVK, context_view)],
-            _pick(context_valid_BVK, context_view),
-            queries.positions.flatten(0, 1),
-            queries.valid.flatten(0, 1),
-            _pick(self._told_actions(batch), context_view),
+            context,
+            grid_positions(self.grid, context.device)[index],
+            valid,
+            QueryTensors(
+                queries.positions_RBT2.flatten(0, 1),
+                queries.valid_RBT.flatten(0, 1),
+                queries.scales_RB2.flatten(0, 1),
+                queries.actions_RBA.flatten(0, 1),
+            ),
+            "visible" in self.extra,
         )
-        predictions = predictions.view(len(self.directions), count, *predictions.shape[1:])
-        losses_RB = self._losses(predictions, queries, targets_BVND)
-        same, cross = losses_RB[:2].mean(dim=0), losses_RB[2:].mean(dim=0) if tasks.cross_view else None
-        return Losses(losses_RB.mean(dim=0), same, cross, predictions)
+        return predictions.view(len(directions), -1, *predictions.shape[1:])
 
-    def _told_actions(self, batch: WorldModelBatch) -> Tensor:
-        if self.tasks.domain and self.tasks.tell_action:
-            return batch.actions_BVA
-        return torch.tensor(IDENTITY, device=batch.actions_BVA.device).expand_as(batch.actions_BVA)
+    def _losses(self, predictions_RBTD: Tensor, index_RBT: Tensor, valid_RBT: Tensor, targets_BVND: Tensor) -> Tensor:
+        """Mean square over the valid patches of each direction and image, RxB."""
+        wanted_RBND = torch.stack([targets_BVND[:, direction.target] for direction in self.tasks.directions])
+        wanted = wanted_RBND.gather(2, index_RBT[..., None].expand(-1, -1, -1, targets_BVND.shape[-1]))
+        errors_RBT = (predictions_RBTD.float() - wanted).square().mean(dim=-1)
+        weights_RBT = valid_RBT.float()
+        return (errors_RBT * weights_RBT).sum(dim=-1) / weights_RBT.sum(dim=-1).clamp_min(1.0)
 
-    def _queries(self, batch: WorldModelBatch) -> "Queries":
-        """Patches to predict and where they lie in the grid of the context's view."""
-        count = batch.clean_BVHW.shape[0]
-        index_BVT = batch.masks.target_index_MT.view(count, 2, -1)
-        valid_BVT = batch.masks.target_valid_MT.view(count, 2, -1)
-        if self.all_cross_view and self.tasks.cross_view:
-            index_BVT, valid_BVT = _every_patch(index_BVT, valid_BVT, self.grid**2)
-        delta_B12 = self.grid * batch.delta_B2[:, None]
-        positions = grid_positions(self.grid, index_BVT.device)
-        index, valid, where = [], [], []
-        for source, view in self.directions:
-            crosses = source != view
-            every = crosses and self.all_cross_view
-            index.append(index_BVT[:, view])
-            valid.append(torch.ones_like(valid_BVT[:, view]) if every else valid_BVT[:, view])
-            offset = (view - source) * delta_B12 if crosses and self.tasks.tell_delta else torch.zeros_like(delta_B12)
-            where.append(positions[index_BVT[:, view]] + offset)
-        return Queries(torch.stack(index), torch.stack(valid), torch.stack(where))
+    def _visible_loss(self, batch: WorldModelBatch, predictions_RBKD: Tensor, targets_BVND: Tensor) -> Tensor:
+        """The same loss on the patches that were seen, in their own view (V-JEPA 2.1), B."""
+        views = [direction.context for direction in self.tasks.directions]
+        index, valid = (_stack_views(_by_view(mask), views) for mask in _context_masks(batch))
+        own = [number for number, d in enumerate(self.tasks.directions) if d.context == d.target]
+        return self._losses(predictions_RBKD, index, valid, targets_BVND)[own].mean(dim=0)
 
-    def _losses(self, predictions_RBTD: Tensor, queries: "Queries", targets_BVND: Tensor) -> Tensor:
-        width = targets_BVND.shape[-1]
-        losses = []
-        for number, (_, view) in enumerate(self.directions):
-            wanted = targets_BVND[:, view].gather(1, queries.index[number][..., None].expand(-1, -1, width))
-            errors_BT = (predictions_RBTD[number].float() - wanted).square().mean(dim=-1)
-            weights_BT = queries.valid[number].float()
-            losses.append((errors_BT * weights_BT).sum(dim=1) / weights_BT.sum(dim=1).clamp_min(1.0))
-        return torch.stack(losses)
+    def _sigreg(self, batch: WorldModelBatch, context_CBKD: Tensor) -> Tensor:
+        """SIGReg of the mean context token of every stream, the same value for each image, B."""
+        views = [view for _, view in self.streams]
+        weights_CBK = _stack_views(_by_view(batch.masks.context_valid_MC), views).float()
+        pooled_CBD = (context_CBKD.float() * weights_CBK[..., None]).sum(dim=2) / weights_CBK.sum(dim=2)[..., None]
+        directions_DS = normal(0, batch.step_1, Purpose.SIGREG, pooled_CBD.shape[-1], SLICES)[0]
+        weights_CB = batch.weights_B.repeat(len(views))
+        return sigreg(pooled_CBD.flatten(0, 1), weights_CB, directions_DS).expand(pooled_CBD.shape[1])
 
 
-@dataclass(frozen=True)
-class Queries:
-    """For R directions of B images: patch index, validity and position (row, column) of each of T queries."""
-
-    index: Tensor
-    valid: Tensor
-    positions: Tensor
+def _context_masks(batch: WorldModelBatch) -> tuple[Tensor, Tensor]:
+    return batch.masks.context_index_MC, batch.masks.context_valid_MC
 
 
-def _pick(values_BV: Tensor, views: list[int]) -> Tensor:
-    """The context's part for each direction, directions outermost: (R·B)x…"""
-    return torch.cat([values_BV[:, view] for view in views])
+def _by_view(values_M: Tensor) -> Tensor:
+    return values_M.view(-1, 2, values_M.shape[-1])
 
 
-def _every_patch(index_BVT: Tensor, valid_BVT: Tensor, patches: int) -> tuple[Tensor, Tensor]:
-    """All patches as queries; `valid` stays True on the masked ones only, for the same-view directions."""
-    shape = (*index_BVT.shape[:2], patches)
-    chosen = torch.zeros(shape, dtype=torch.bool, device=index_BVT.device).scatter(2, index_BVT, valid_BVT)
-    return torch.arange(patches, device=index_BVT.device).expand(shape), chosen
+def _stack_views(values_BV: Tensor, views: list[int]) -> Tensor:
+    return torch.stack([values_BV[:, view] for view in views])
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from chexworld_ray.evaluation.results import MEAN, ResultRow
 matplotlib.use("Agg")
 
 CURVES = (
-    ("loss", ("loss", "loss_local", "loss_global")),
-    ("RankMe of target features", ("rankme",)),
+    ("loss", ("loss", "loss_local", "loss_global", "loss_domain", "loss_visible")),
+    ("RankMe", ("rankme", "rankme_prediction")),
     ("standard deviation", ("target_std", "prediction_std")),
     ("gradient norm", ("grad_norm",)),
     ("learning rate", ("lr",)),

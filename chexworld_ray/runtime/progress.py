@@ -22,8 +22,9 @@ def line(record: dict[str, Any]) -> str:
 
 
 def _figures(record: dict[str, Any]) -> str:
+    parts = {name.removeprefix("loss_"): value for name, value in record.items() if name.startswith("loss_")}
     return (
-        f"loss {record['loss']:.4f} (local {record['loss_local']:.4f}, global {record['loss_global']:.4f})  "
+        f"loss {record['loss']:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in parts.items())})  "
         f"RankMe {record['rankme']:.1f}  {record['images_per_second']:.0f} images/s  "
         f"wait {100 * record['wait_fraction']:.0f} %"
     )

@@ -42,8 +42,7 @@ def save(
     predictor = {key: value.detach().cpu().contiguous() for key, value in state.model.predictor.state_dict().items()}
     save_file(predictor, folder / "predictor.safetensors")
     torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
-    skipped = int(state.skipped) if state.skipped is not None else 0
-    record = {"position": state.position, "total": state.total, "skipped_steps": skipped} | facts
+    record = {"position": state.position, "total": state.total, "skipped_steps": int(state.skipped)} | facts
     (folder / "state.json").write_text(json.dumps(record, indent=1))
     entries = {
         file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

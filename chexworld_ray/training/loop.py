@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from chexworld_ray.config import Runtime, Science
+from chexworld_ray.errors import UserError
 from chexworld_ray.training.monitor import Monitor
 from chexworld_ray.training.schedules import ema_momentum, learning_rate
 from chexworld_ray.training.state import TrainState
@@ -26,8 +27,11 @@ def train(
 
     `log` gets a record every `log_batches` steps and at the end; `checkpoint` is called each time the position
     passes a multiple of `checkpoint_images` and at the end. Both are called on every worker.
+
+    Raises:
+        UserError: `max_skipped_in_row` steps in a row were not finite (noticed at the logging cadence).
     """
-    monitor = Monitor()
+    monitor = Monitor(state.model.parts)
     while state.position < state.total:
         began = time.perf_counter()
         share = next(shares)
@@ -40,14 +44,25 @@ def train(
         ends = state.position >= state.total
         if ends or (state.position // science.global_batch) % runtime.log_batches == 0:
             log(_record(state, science, monitor))
+            _refuse_divergence(state, runtime)
         if ends or state.position // runtime.checkpoint_images > before // runtime.checkpoint_images:
             checkpoint(state)
+
+
+def _refuse_divergence(state: TrainState, runtime: Runtime) -> None:
+    in_row = int(state.skipped_in_row)
+    if in_row >= runtime.max_skipped_in_row:
+        raise UserError(
+            f"training diverged: the gradients of the last {in_row} steps up to {state.position} images seen were not "
+            "finite, and these steps changed nothing; start again from an earlier checkpoint with a lower --optim.lr, "
+            "or with --precision fp32"
+        )
 
 
 def _record(state: TrainState, science: Science, monitor: Monitor) -> dict[str, Any]:
     record = {"images_seen": state.position, "images_total": state.total} | monitor.read()
     record["lr"] = learning_rate(science.optim, state.position, state.total)
     record["ema"] = ema_momentum(science.optim, state.position, state.total)
-    record["skipped_steps"] = int(state.skipped) if state.skipped is not None else 0
+    record["skipped_steps"] = int(state.skipped)
     record["time"] = time.time()
     return record

@@ -24,10 +24,12 @@ class TrainState:
     device: torch.device
     total: int
     """Images of the whole run."""
+    skipped: Tensor
+    """Steps skipped because the gradient was not finite (a device scalar)."""
+    skipped_in_row: Tensor
+    """Of them, those since the last step that was finite."""
     position: int = 0
     """Images seen; stands on global-batch borders only."""
-    skipped: Tensor | None = None
-    """Steps skipped because the gradient was not finite (a device scalar)."""
 
 
 def start_state(science: Science, total_images: int, device: torch.device) -> TrainState:
@@ -39,7 +41,8 @@ def start_state(science: Science, total_images: int, device: torch.device) -> Tr
     model = model.to(device)
     target = copy.deepcopy(model.encoder).requires_grad_(False).eval()
     optimizer = make_optimizer(model, science.optim)
-    return TrainState(model, model, target, optimizer, device, total_images)
+    none = torch.zeros((), device=device)
+    return TrainState(model, model, target, optimizer, device, total_images, none, none.clone())
 
 
 def make_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.Optimizer:

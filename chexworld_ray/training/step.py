@@ -27,11 +27,13 @@ class StepReport(NamedTuple):
     """Device tensors: nothing here has been waited for. Sums are over the worker's own images of weight 1."""
 
     sums: Tensor
-    """loss, same-view loss, cross-view loss, images."""
+    """loss, then each part of the loss (`WorldModel.parts`), then images."""
     grad_norm: Tensor
+    skipped: Tensor
+    """1 where the gradient was not finite and nothing was changed, else 0."""
     targets_BVND: Tensor
-    predictions: Tensor
-    """Of the last micro-batch, RxBxTxD."""
+    predictions_RBTD: Tensor
+    """Both of the last micro-batch."""
 
 
 def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: Science, workers: int) -> StepReport:
@@ -44,19 +46,19 @@ def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: S
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(science.optim, state.position, state.total)
     state.optimizer.zero_grad(set_to_none=True)
-    sums, newest = torch.zeros(4, device=state.device), None
+    sums, newest = torch.zeros(len(state.model.parts) + 2, device=state.device), None
     for number, batch in enumerate(batches):
         with _synchronised(state, last=number == len(batches) - 1):
             newest = _, losses = _forward(state, batch, science.precision)
-            ((losses.total * batch.weights_B).sum() * (workers / science.global_batch)).backward()
+            ((losses.total_B * batch.weights_B).sum() * (workers / science.global_batch)).backward()
             sums += _sums(losses, batch.weights_B)
     grad_norm = clip_grad_norm_(state.model.parameters(), science.optim.clip)
-    _update(state, grad_norm)
+    skipped = _update(state, grad_norm)
     update_target(state.target, state.model.encoder, ema_momentum(science.optim, state.position, state.total))
     state.position += science.global_batch
     assert newest is not None, "a share has at least one micro-batch"
     targets, losses = newest
-    return StepReport(sums, grad_norm.detach(), targets, losses.predictions.detach())
+    return StepReport(sums, grad_norm.detach(), skipped, targets, losses.predictions_RBTD.detach())
 
 
 def _forward(state: TrainState, batch: WorldModelBatch, precision: str) -> tuple[Tensor, Losses]:
@@ -65,13 +67,15 @@ def _forward(state: TrainState, batch: WorldModelBatch, precision: str) -> tuple
         return targets, state.forward(batch, targets)
 
 
-def _update(state: TrainState, grad_norm: Tensor) -> None:
-    """AdamW, unless the gradient is not finite: decided on the device, without waiting for it."""
+def _update(state: TrainState, grad_norm: Tensor) -> Tensor:
+    """AdamW, unless the gradient is not finite: decided on the device, without waiting for it. 1 where skipped."""
     bad = (~torch.isfinite(grad_norm)).float()
     state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # fused AdamW skips the step where this is 1
     state.optimizer.grad_scale = None  # type: ignore[attr-defined]
     state.optimizer.step()
-    state.skipped = bad.clone() if state.skipped is None else state.skipped + bad
+    state.skipped += bad
+    state.skipped_in_row = (state.skipped_in_row + 1.0) * bad
+    return bad
 
 
 def _synchronised(state: TrainState, *, last: bool) -> AbstractContextManager[object, bool | None]:
@@ -82,6 +86,5 @@ def _synchronised(state: TrainState, *, last: bool) -> AbstractContextManager[ob
 
 
 def _sums(losses: Losses, weights_B: Tensor) -> Tensor:
-    same = (losses.same_view * weights_B).sum()
-    cross = (losses.cross_view * weights_B).sum() if losses.cross_view is not None else torch.zeros_like(same)
-    return torch.stack([(losses.total * weights_B).sum(), same, cross, weights_B.sum()]).detach()
+    parts_L = (losses.parts_LB * weights_B).sum(dim=1)
+    return torch.cat([(losses.total_B * weights_B).sum()[None], parts_L, weights_B.sum()[None]]).detach()

@@ -47,6 +47,11 @@ def sample_actions(seed: int, positions_B: Tensor, settings: ViewSettings) -> Te
     return torch.cat([tone, blur, _between(draws[..., 4:5], settings.noise_sigma)], dim=-1)
 
 
+def sample_flips(seed: int, positions_B: Tensor, settings: ViewSettings) -> Tensor:
+    """True where a view is mirrored left to right, BxV."""
+    return uniform(seed, positions_B, Purpose.FLIP, 2) < settings.flip_probability
+
+
 def apply_tone(images_BHW: Tensor, brightness_B: Tensor, contrast_B: Tensor) -> Tensor:
     """Brightness (a factor), then contrast (distance from the image's mean), each clipped to [0, 1]."""
     images = (images_BHW * brightness_B[:, None, None]).clamp(0.0, 1.0)

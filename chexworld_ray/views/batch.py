@@ -14,9 +14,10 @@ from torch import Tensor
 
 from chexworld_ray.config import Science
 from chexworld_ray.shards.decode import decode_grey_jpeg
-from chexworld_ray.views.actions import make_views
-from chexworld_ray.views.crops import crop_boxes, cut, relative_positions
+from chexworld_ray.views.actions import make_views, sample_flips
+from chexworld_ray.views.crops import crop_boxes, cut
 from chexworld_ray.views.masks import Masks, sample_masks
+from chexworld_ray.views.relative import relative_positions
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,17 @@ class CropBatch:
 class WorldModelBatch:
     """One micro-batch on the device. Pixels are normalised by the data's grey mean and std.
 
-    clean_BVHW, seen_BVHW: float32; actions_BVA; delta_B2: Δ of view 2 seen from view 1; masks over M = 2B views;
-    weights_B: 1, or 0 on padding.
+    clean_BVHW, seen_BVHW: float32; actions_BVA: photometric; relative_BV6: where the other view lies in the grid of
+    view V (`views.relative`); masks over M = 2B views; weights_B: 1, or 0 on padding; step_1: global batch number.
     """
 
     clean_BVHW: Tensor
     seen_BVHW: Tensor
     actions_BVA: Tensor
-    delta_B2: Tensor
+    relative_BV6: Tensor
     masks: Masks
     weights_B: Tensor
+    step_1: Tensor
 
 
 def crop_image(data: bytes, position: int, science: Science) -> tuple[np.ndarray, np.ndarray]:
@@ -73,15 +75,19 @@ def make_batch(crops: CropBatch, science: Science, mean: float, std: float, devi
     """The device part: everything batched, all randomness from (seed, position)."""
     positions_B = torch.tensor(crops.positions_B).to(device)
     crops_BVHW = torch.from_numpy(np.ascontiguousarray(crops.crops_BVHW)).to(device, non_blocking=True)
+    flips_BV = sample_flips(science.seed, positions_B, science.views)
+    if science.views.flip_probability > 0:
+        crops_BVHW = torch.where(flips_BV[..., None, None], crops_BVHW.flip(-1), crops_BVHW)
     clean, seen, actions = make_views(crops_BVHW, positions_B, science.views, science.seed)
     masks = sample_masks(science.seed, positions_B, 2, science.model.grid, science.masks)
     return WorldModelBatch(
         (clean - mean) / std,
         (seen - mean) / std,
         actions,
-        torch.from_numpy(relative_positions(crops.boxes_BV4)).to(device),
+        relative_positions(torch.from_numpy(crops.boxes_BV4).to(device), flips_BV),
         masks,
         torch.tensor(crops.weights_B).to(device),
+        positions_B.max(dim=0, keepdim=True).values // science.global_batch,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chexworld_ray.config import MaskSettings, Range
+from chexworld_ray.config import MaskSettings
 from chexworld_ray.views.random import Purpose, uniform
 
 
@@ -30,35 +30,40 @@ class Masks:
 def sample_masks(seed: int, positions_B: Tensor, views: int, grid: int, settings: MaskSettings) -> Masks:
     """Masks for B images x `views` views (M = B·views, views of an image adjacent)."""
     context_budget, target_budget = settings.budgets(grid)
-    blocks = settings.target_blocks
-    target_draws = uniform(seed, positions_B, Purpose.TARGET_BLOCKS, views, blocks, 4).flatten(0, 1)
-    context_draws = uniform(seed, positions_B, Purpose.CONTEXT_BLOCK, views, 1, 4).flatten(0, 1)
-    target_MN = _block_union(target_draws, settings.target_scale, settings.target_aspect, grid)
-    block_MN = _block_union(context_draws, settings.context_scale, (1.0, 1.0), grid)
-    choice = uniform(seed, positions_B, Purpose.TOKEN_CHOICE, views, 2, grid * grid).flatten(0, 1)
-    # a rank of 0 is taken first, then 1, then 2; within a rank the choice is uniform
-    context_rank_MN = torch.where(target_MN, 2, torch.where(block_MN, 0, 1))
-    target_rank_MN = torch.where(target_MN, 0, 1)
-    context_index = (context_rank_MN + choice[:, 0]).topk(context_budget, dim=1, largest=False).indices
-    target_index = (target_rank_MN + choice[:, 1]).topk(target_budget, dim=1, largest=False).indices
+    draws_MK4 = uniform(seed, positions_B, Purpose.BLOCKS, views, settings.target_blocks + 1, 4).flatten(0, 1)
+    target_MN, block_MN = _blocks(draws_MK4, settings, grid)
+    choice_MN = uniform(seed, positions_B, Purpose.TOKEN_CHOICE, views, grid * grid).flatten(0, 1)
+    # a rank of 0 is context first, then 1; targets are taken from 2. One draw serves both: no token is asked twice
+    rank_MN = torch.where(target_MN, 2, torch.where(block_MN, 0, 1))
+    key_MN = rank_MN + choice_MN
+    context_index = key_MN.topk(context_budget, dim=1, largest=False, sorted=False).indices
+    target_index = key_MN.topk(target_budget, dim=1, sorted=False).indices
     return Masks(
         context_index,
-        context_rank_MN.gather(1, context_index) < 2,
+        rank_MN.gather(1, context_index) < 2,
         target_index,
         target_MN.gather(1, target_index),
     )
 
 
-def _block_union(draws_MK4: Tensor, scale: Range, aspect: Range, grid: int) -> Tensor:
-    """Union of K blocks, boolean MxN. Of the four draws: area, aspect, row, column."""
-    area = (scale[0] + draws_MK4[..., 0] * (scale[1] - scale[0])) * grid * grid
-    log_aspect = math.log(aspect[0]) + draws_MK4[..., 1] * (math.log(aspect[1]) - math.log(aspect[0]))
-    ratio = torch.exp(log_aspect)
-    height = torch.round(torch.sqrt(area * ratio)).clamp(1, grid)
-    width = torch.round(torch.sqrt(area / ratio)).clamp(1, grid)
-    top = torch.floor(draws_MK4[..., 2] * (grid - height + 1))
-    left = torch.floor(draws_MK4[..., 3] * (grid - width + 1))
+def _blocks(draws_MK4: Tensor, settings: MaskSettings, grid: int) -> tuple[Tensor, Tensor]:
+    """Union of the target blocks, and the context block (the last): boolean MxN each.
+
+    Of the four draws: area, aspect, row, column.
+    """
+    shapes = [(settings.target_scale, settings.target_aspect)] * settings.target_blocks
+    shapes.append((settings.context_scale, (1.0, 1.0)))
+    bounds_K4 = torch.tensor([[*scale, *map(math.log, aspect)] for scale, aspect in shapes], device=draws_MK4.device)
+    area = (bounds_K4[:, 0] + draws_MK4[..., 0] * (bounds_K4[:, 1] - bounds_K4[:, 0])) * grid * grid
+    ratio = torch.exp(bounds_K4[:, 2] + draws_MK4[..., 1] * (bounds_K4[:, 3] - bounds_K4[:, 2]))
+    size_MK2 = torch.stack([area * ratio, area / ratio], dim=-1).sqrt().round().clamp(1, grid)
+    hang_MK2 = torch.zeros_like(size_MK2)
+    if settings.overhang:
+        hang_MK2[:, :-1] = size_MK2[:, :-1] - 1  # as far over the border as leaves one patch on the grid
+    near_MK2 = torch.floor(draws_MK4[..., 2:] * (grid - size_MK2 + 2 * hang_MK2 + 1)) - hang_MK2
     line_G = torch.arange(grid, device=draws_MK4.device)
-    in_rows = (line_G >= top[..., None]) & (line_G < (top + height)[..., None])
-    in_columns = (line_G >= left[..., None]) & (line_G < (left + width)[..., None])
-    return (in_rows[..., :, None] & in_columns[..., None, :]).any(dim=1).flatten(1)
+    inside_MK2G = (line_G >= near_MK2[..., None]) & (line_G < (near_MK2 + size_MK2)[..., None])
+    rows_MKG, columns_MKG = inside_MK2G.float().unbind(dim=2)
+    target_MGG = torch.bmm(rows_MKG[:, :-1].transpose(1, 2), columns_MKG[:, :-1])  # how many blocks cover a patch
+    context_MGG = torch.bmm(rows_MKG[:, -1:].transpose(1, 2), columns_MKG[:, -1:])
+    return target_MGG.flatten(1) > 0.5, context_MGG.flatten(1) > 0.5

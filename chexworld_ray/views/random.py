@@ -21,10 +21,10 @@ class Purpose(IntEnum):
     JITTER = 2
     ACTION = 3
     NOISE = 4
-    TARGET_BLOCKS = 5
-    CONTEXT_BLOCK = 6
-    TOKEN_CHOICE = 7
-    SAMPLE = 8
+    BLOCKS = 5
+    TOKEN_CHOICE = 6
+    FLIP = 7
+    SIGREG = 8
 
 
 def _signed(value: int) -> int:

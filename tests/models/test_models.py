@@ -10,7 +10,7 @@ from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.positions import grid_positions, sincos
-from chexworld_ray.models.predictor import Predictor
+from chexworld_ray.models.predictor import Predictor, QueryTensors
 from chexworld_ray.models.weights import read_encoder, save_encoder
 
 SETTINGS = ModelSettings(
@@ -49,20 +49,17 @@ def test_predictor_ignores_padding_and_uses_position_and_action() -> None:
     torch.manual_seed(0)
     predictor = Predictor(SETTINGS).eval()
     context, place = torch.randn(1, 4, 48), grid_positions(4)[None, :4]
-    query, action = grid_positions(4)[None, 8:11], torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]])
-    seen, wanted = torch.ones(1, 4, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)
-    out = predictor(context, place, seen, query, wanted, action)
-    more = predictor(
-        context,
-        place,
-        seen,
-        torch.cat([query, query + 99], dim=1),
-        torch.cat([wanted, ~wanted], dim=1),
-        action,
-    )
-    assert torch.allclose(more[:, :3], out, atol=1e-5)
-    assert not torch.allclose(predictor(context, place, seen, query + 0.5, wanted, action), out, atol=1e-5)
-    assert not torch.allclose(predictor(context, place, seen, query, wanted, action * 1.3), out, atol=1e-6)
+    query, action = grid_positions(4)[None, 8:11], torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]])
+    seen, wanted, same = torch.ones(1, 4, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 2)
+    out = predictor(context, place, seen, QueryTensors(query, wanted, same, action))
+    padded = QueryTensors(torch.cat([query, query + 99], dim=1), torch.cat([wanted, ~wanted], dim=1), same, action)
+    assert torch.allclose(predictor(context, place, seen, padded)[:, :3], out, atol=1e-5)
+    for changed in (
+        QueryTensors(query + 0.5, wanted, same, action),
+        QueryTensors(query, wanted, same, action * 1.3),
+        QueryTensors(query, wanted, same, action + torch.eye(6)[5]),
+    ):
+        assert not torch.allclose(predictor(context, place, seen, changed), out, atol=1e-6)
 
 
 def test_encoder_file_stands_alone_and_timm_reads_it(tmp_path: Path) -> None:

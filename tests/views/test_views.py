@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 
 from chexworld_ray import hashing, recipes
 from chexworld_ray.config import MaskSettings, ViewSettings
+from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.shards.decode import encode_grey_jpeg
+from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.views import actions, crops
-from chexworld_ray.views.actions import IDENTITY, apply_actions, make_views, sample_actions
+from chexworld_ray.views.actions import IDENTITY, apply_actions, make_views, sample_actions, sample_flips
 from chexworld_ray.views.batch import crop_share, make_batch, micro_batches
 from chexworld_ray.views.masks import sample_masks
 from chexworld_ray.views.random import Purpose, normal, uniform
+from chexworld_ray.views.relative import relative_positions
 
 positions = st.lists(st.integers(0, 2**60), min_size=1, max_size=5)
 
@@ -57,13 +61,56 @@ def test_crops_lie_inside_and_share_their_size(height: int, width: int, position
     assert 0.7 < ratio < 1.45
 
 
-def test_relative_position_puts_a_pixel_where_it_is() -> None:
-    """The same image point has grid coordinates in both views that differ by grid·Δ."""
-    boxes = crops.crop_boxes(300, 250, ViewSettings(crop_scale=(0.3, 0.5)), 1, 7)
-    delta = crops.relative_positions(boxes[None])[0]
+@pytest.mark.parametrize("sizes", ["same", "own"])
+@given(position=st.integers(0, 2**40), mirrored=st.tuples(st.booleans(), st.booleans()))
+def test_relative_position_puts_a_pixel_where_it_is(sizes: str, position: int, mirrored: tuple[bool, bool]) -> None:
+    """The same image point, found as a patch of one view, is told at its place in the grid of the other."""
+    view = ViewSettings(crop_scale=(0.3, 0.7), crop_sizes=sizes)  # pyright: ignore[reportArgumentType]
+    boxes = crops.crop_boxes(300, 250, view, 1, position)
+    relative = relative_positions(torch.from_numpy(boxes)[None], torch.tensor([mirrored]))[0]
     point, grid = np.array([150.0, 130.0]), 14
-    in_view = [(point - boxes[v, :2]) / boxes[v, 2:] * grid for v in range(2)]
-    assert np.allclose(in_view[1] + grid * delta, in_view[0], atol=1e-5)
+
+    def place(number: int) -> np.ndarray:
+        row, col = (point - boxes[number, :2]) / boxes[number, 2:] * grid - 0.5
+        return np.array([row, grid - 1 - col if mirrored[number] else col])
+
+    for context in range(2):
+        patch = torch.from_numpy(place(1 - context)).float()[None]
+        told = query_positions(patch, relative[context], grid)[0]
+        assert np.allclose(told.numpy(), place(context), atol=1e-3)
+
+
+@given(st.integers(0, 2**40), st.sampled_from([(0.0, 0.5), (0.4, 0.7), (0.9, 1.0)]))
+def test_overlap_of_crops_has_a_range(position: int, bounds: tuple[float, float]) -> None:
+    view = ViewSettings(crop_scale=(0.3, 0.4), crop_overlap=bounds)
+    boxes = crops.crop_boxes(300, 300, view, 0, position)
+    masks = np.zeros((2, 300, 300), bool)
+    for mask, (top, left, height, width) in zip(masks, boxes, strict=True):
+        mask[top : top + height, left : left + width] = True
+    covered = masks.all(axis=0).sum() / masks[0].sum()
+    assert covered == pytest.approx(float(crops.overlap(boxes)), abs=1e-6)
+    assert bounds[0] - 0.15 <= covered <= bounds[1] + 0.15  # the nearest of 33 draws, where none fits
+    free = crops.crop_boxes(300, 300, replace(view, crop_overlap=(0.0, 1.0)), 0, position)
+    assert (free[:, 2:] == boxes[:, 2:]).all()
+    if bounds[0] <= crops.overlap(free) <= bounds[1]:
+        assert (free == boxes).all()
+
+
+def test_a_mirrored_view_is_the_mirror_of_the_plain_one(phantom_set: Manifest) -> None:
+    science = recipes.demo().science
+    data = next(
+        iter(read_row_group((phantom_set.root / phantom_set.files[0].path).url, 0, ("image",))["image"])
+    ).as_py()
+    with ThreadPoolExecutor(1) as pool:
+        share = crop_share([data] * 16, np.arange(16), science, pool)
+    plain = make_batch(share, science, 0.0, 1.0, torch.device("cpu"))
+    flipping = replace(science, views=replace(science.views, flip_probability=0.5))
+    batch = make_batch(share, flipping, 0.0, 1.0, torch.device("cpu"))
+    flips = sample_flips(science.seed, torch.arange(16), flipping.views)
+    assert 4 < int(flips.sum()) < 28
+    wanted = torch.where(flips[..., None, None], plain.clean_BVHW.flip(-1), plain.clean_BVHW)
+    assert torch.allclose(batch.clean_BVHW, wanted, atol=1e-6)
+    assert torch.equal(batch.relative_BV6[..., 4] > 0.5, (flips[:, :1] ^ flips[:, 1:]).expand(16, 2))
 
 
 def test_identity_action_returns_its_input() -> None:
@@ -138,6 +185,13 @@ def test_targets_have_no_spatial_bias() -> None:
     assert rows.min() / rows[6:8].mean() >= 0.23
     assert masks.context_valid_MC.float().mean() > 0.99
     assert masks.target_valid_MT.float().mean() > 0.95
+
+
+def test_blocks_that_overhang_reach_every_patch_alike() -> None:
+    masks = sample_masks(0, torch.arange(10_000), 2, 14, MaskSettings(overhang=True, target_tokens=40))
+    hits = torch.zeros(196)
+    hits.index_add_(0, masks.target_index_MT.flatten(), masks.target_valid_MT.flatten().float())
+    assert hits.min() / hits.max() > 0.9
 
 
 def test_batches_do_not_depend_on_how_they_are_cut() -> None:
