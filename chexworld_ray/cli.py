@@ -251,6 +251,36 @@ class Report:
         say(f"report: {write_report(load_url(self.run_url), self.out)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Turn a published CheXWorld checkpoint into a run of ours, to evaluate or to go on from (pretrain --init)."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """The file (.pth.tar); read without running what it holds."""
+    out: str
+    """URL of the run to write."""
+    heads: int | None = None
+    """Attention heads, where the file does not tell."""
+    verify: str | None = None
+    """Folder with batch.npz and expected.npz: compute all that is expected, print relative errors as JSON, exit code 1
+    above 1e-5."""
+
+    def run(self) -> int:
+        from chexworld_ray.runtime.cluster import say
+        from chexworld_ray.storage import place
+        from chexworld_ray.training.initial import import_checkpoint
+        from chexworld_ray.training.parity import LIMIT, relative_errors
+
+        published = import_checkpoint(self.checkpoint, self.out, self.heads)
+        say(f"{self.checkpoint} → {self.out}: {published.model}")
+        say(f"next: chexworld pretrain --init {self.out} … or chexworld evaluate --run {self.out} …")
+        if self.verify is None:
+            return 0
+        errors = relative_errors(published, place(self.verify))
+        _json_line(errors)
+        return 0 if all(error <= LIMIT for error in errors.values()) else 1
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Phantoms, tyro.conf.subcommand("phantoms")]
@@ -259,6 +289,7 @@ Command = (
     | Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
 )
 COMMANDS: dict[str, Any] = {
     "demo": Demo,
@@ -268,6 +299,7 @@ COMMANDS: dict[str, Any] = {
     "pretrain": Pretrain,
     "evaluate": Evaluate,
     "report": Report,
+    "import": Import,
 }
 
 
@@ -281,21 +313,30 @@ def parse(argv: Sequence[str]) -> Any:
     name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     if name not in COMMANDS:
         return _quietly(lambda: tyro.cli(Command, prog="chexworld", args=list(argv) or ["--help"], description=__doc__))
-    default = None
-    if name == "pretrain":
-        peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        peek.add_argument("--recipe", default="small")
-        chosen = peek.parse_known_args(rest)[0].recipe
-        settings = recipes.by_name(chosen)
-        default = Pretrain(
-            data=tyro.MISSING,
-            storage=tyro.MISSING,
-            name=tyro.MISSING,
-            recipe=chosen,
-            runtime=settings.runtime,
-            science=settings.science,
-        )
+    default = _pretrain_default(rest) if name == "pretrain" else None
     return _quietly(lambda: tyro.cli(COMMANDS[name], prog=f"chexworld {name}", args=list(rest), default=default))
+
+
+def _pretrain_default(words: Sequence[str]) -> Pretrain:
+    """Settings of the recipe; sizes of the model where `--init` tells them."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("--recipe", default="small")
+    peek.add_argument("--init")
+    chosen = peek.parse_known_args(list(words))[0]
+    settings = recipes.by_name(chosen.recipe)
+    science = settings.science
+    if chosen.init is not None:
+        from chexworld_ray.training.initial import model_of
+
+        science = dataclasses.replace(science, model=model_of(chosen.init, science.model))
+    return Pretrain(
+        data=tyro.MISSING,
+        storage=tyro.MISSING,
+        name=tyro.MISSING,
+        recipe=chosen.recipe,
+        runtime=settings.runtime,
+        science=science,
+    )
 
 
 def _quietly(parse_arguments: Any) -> Any:
@@ -313,13 +354,13 @@ def _quietly(parse_arguments: Any) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 with one line for a user's mistake."""
+    """Exit code 0; 1 where a check failed; 2 with one line for a user's mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(__version__)  # noqa: T201
         return 0
     try:
-        parse(arguments).run()
+        return parse(arguments).run() or 0
     except UserError as error:
         print(f"chexworld: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2

@@ -217,6 +217,9 @@ class Science:
     """Seed of weights, plan, crops, actions and masks."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16: autocast; weights and optimizer stay in float32."""
+    init: str | None = None
+    """Where weights start: URL of a run, a checkpoint or an encoder file; timm:NAME, timm:NAME@FILE or a timm ViT's
+    file. Unset: from the seed."""
 
     def __post_init__(self) -> None:
         _check(self.global_batch >= 1, "global_batch must be at least 1")

@@ -24,7 +24,8 @@ class ScoredTrial:
 
     run: str
     images_seen: int
-    """0: the random-initialised encoder."""
+    random: bool
+    """The random-initialised encoder: the floor."""
     seed: int
     dataset: str
     protocol: str
@@ -33,7 +34,7 @@ class ScoredTrial:
     @property
     def encoder(self) -> str:
         """How results name it."""
-        return f"{self.run}@{self.images_seen or 'random'}"
+        return f"{self.run}@{'random' if self.random else self.images_seen}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +149,11 @@ def _differences(trials: Sequence[ScoredTrial], seed: int) -> list[ResultRow]:
             (
                 t
                 for t in trials
-                if t.images_seen == 0 and (t.run, t.dataset, t.protocol) == (trial.run, trial.dataset, trial.protocol)
+                if t.random and (t.run, t.dataset, t.protocol) == (trial.run, trial.dataset, trial.protocol)
             ),
             None,
         )
-        if floor is not None and trial.images_seen and trial.images_seen == newest[trial.run]:
+        if floor is not None and not trial.random and trial.images_seen == newest[trial.run]:
             pairs[trial.dataset, trial.protocol].append((trial, floor))
     rows: list[ResultRow] = []
     tested: list[tuple[ResultRow, float]] = []

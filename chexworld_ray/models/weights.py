@@ -2,8 +2,9 @@
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -13,6 +14,7 @@ from torch import Tensor
 from chexworld_ray.config import ModelSettings, from_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
+from chexworld_ray.models.fold import resample
 
 HEADER_KEY = "chexworld_ray"
 
@@ -43,8 +45,7 @@ def read_encoder(data: bytes, where: str) -> tuple[Encoder, EncoderInfo]:
         UserError: not an encoder file of ours; `where` is named.
     """
     try:
-        (length,) = struct.unpack("<Q", data[:8])
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY])
+        header = _header(data)
         tensors: dict[str, Tensor] = load_tensors(data)
     except (KeyError, ValueError, struct.error, RuntimeError) as error:
         raise UserError(f"{where}: not an encoder file of chexworld_ray ({type(error).__name__})") from None
@@ -53,6 +54,35 @@ def read_encoder(data: bytes, where: str) -> tuple[Encoder, EncoderInfo]:
     encoder.vit.load_state_dict(tensors)
     info = EncoderInfo(model, float(header["mean"]), float(header["std"]), int(header["images_seen"]))
     return encoder.requires_grad_(False).eval(), info
+
+
+def is_encoder_file(data: bytes) -> bool:
+    """Whether a file says of itself that it is an encoder of ours."""
+    try:
+        _header(data)
+    except (KeyError, ValueError, TypeError, struct.error):
+        return False
+    return True
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY])
+
+
+def resampled(encoder: Encoder, info: EncoderInfo, image_size: int, patch_size: int) -> tuple[Encoder, EncoderInfo]:
+    """The encoder for images and patches of other sides (pixels), and what it says of itself.
+
+    Raises:
+        UserError: the image's side is not a multiple of the patch's.
+    """
+    if (image_size, patch_size) == (info.model.image_size, info.model.patch_size):
+        return encoder, info
+    model = replace(info.model, image_size=image_size, patch_size=patch_size)
+    changed = Encoder(model)
+    tensors = resample(encoder.vit.state_dict(), model.grid, patch_size, swapped=model.compat != "none")
+    changed.vit.load_state_dict(tensors)
+    return changed.requires_grad_(False).eval(), replace(info, model=model)
 
 
 def normalise(crops_BHW: Tensor, info: EncoderInfo) -> Tensor:

@@ -57,6 +57,7 @@ class _Subject:
     run: Run
     images_seen: int
     folder: storage.Place
+    random: bool = False
 
     @property
     def encoder(self) -> storage.Place:
@@ -100,7 +101,7 @@ def _subjects(one: Run, manifest: Manifest, settings: EvaluationSettings) -> lis
     if not stored:
         raise UserError(f"{one.root.url}: no checkpoint yet")
     home = one.root / FOLDER / manifest.data_version
-    random = _Subject(one, 0, home / "random")
+    random = _Subject(one, 0, home / "random", random=True)
     if not storage.exists(random.encoder):
         with TemporaryDirectory() as folder:
             file = Path(folder) / ENCODER
@@ -201,7 +202,7 @@ def _trials(subjects: list[_Subject], manifest: Manifest, settings: EvaluationSe
     for note in sorted(notes):
         say(note)
     return [
-        ScoredTrial(s.run.root.name, s.images_seen, s.run.science.seed, dataset, protocol, table)
+        ScoredTrial(s.run.root.name, s.images_seen, s.random, s.run.science.seed, dataset, protocol, table)
         for (s, dataset, protocol, _), table in zip(wanted, tables, strict=True)
     ]
 

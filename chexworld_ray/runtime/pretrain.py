@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from chexworld_ray import storage
 from chexworld_ray.config import RunSettings
+from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import Board
 from chexworld_ray.runtime.cluster import connect, place_workers, say
 from chexworld_ray.runtime.filesystem import ray_storage
@@ -33,6 +34,7 @@ from chexworld_ray.runtime.stream import StreamSettings, cropped_shares
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import Plan, make_plan
 from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.initial import start_from
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.loop import train
 from chexworld_ray.training.state import TrainState, start_state
@@ -86,14 +88,25 @@ def pretrain(settings: RunSettings, data: list[str], storage_url: str, name: str
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with following(board, total):
+    with following(board, total) as display:
         trainer.fit()
+    if display.fatal is not None:
+        raise UserError(display.fatal)
     return record
 
 
 def _train_loop(config: dict[str, Any]) -> None:
-    """One worker, from the newest whole checkpoint to the end of the run."""
+    """One worker. What no new start would cure is told to the driver instead of raised, for Ray would start again."""
     job: Job = config["job"]
+    try:
+        _train(job)
+    except UserError as error:
+        if ray.train.get_context().get_world_rank() == 0:
+            ray.get(job.board.push.remote({"fatal": str(error)}))
+
+
+def _train(job: Job) -> None:
+    """From the newest whole checkpoint to the end of the run."""
     science, runtime = job.settings.science, job.settings.runtime
     context = ray.train.get_context()
     workers, rank = context.get_world_size(), context.get_world_rank()
@@ -109,20 +122,11 @@ def _train_loop(config: dict[str, Any]) -> None:
     stream = StreamSettings(
         job.plan, science, job.total, runtime.segment_images, runtime.decode_threads, workers, rank, attempt
     )
-    facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed}
+    shares = cropped_shares(stream, state.position, job.board)
     if rank != 0:
-        shares = cropped_shares(stream, state.position, job.board)
-        train(
-            state,
-            shares,
-            science,
-            runtime,
-            job.pixels,
-            workers,
-            lambda _: None,
-            lambda _: _report(None, None),
-        )
+        train(state, shares, science, runtime, job.pixels, workers, lambda _: None, lambda _: _report(None, None))
         return
+    facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed}
     with RunLog(storage.place(job.run_url), state.position, runtime.tensorboard) as log:
 
         def write(record: dict[str, Any]) -> None:
@@ -135,7 +139,6 @@ def _train_loop(config: dict[str, Any]) -> None:
             log.flush()
             _report(folder, state.position)
 
-        shares = cropped_shares(stream, state.position, job.board)
         train(state, shares, science, runtime, job.pixels, workers, write, save)
 
 
@@ -156,6 +159,8 @@ def _restore(job: Job, state: TrainState, rank: int) -> None:
     """Load the newest checkpoint that is whole; rank 0 chooses, so that all ranks load the same."""
     chosen = broadcast_from_rank_zero(_newest_whole(job) if rank == 0 else None)
     if chosen is None:
+        if job.settings.science.init is not None:
+            start_from(state, job.settings.science, job.pixels)
         return
     with run.local_copy(run.StoredCheckpoint(storage.place(chosen), 0)) as (folder, reason):
         if reason:

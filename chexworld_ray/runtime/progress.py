@@ -30,8 +30,11 @@ def _figures(record: dict[str, Any]) -> str:
     )
 
 
-class _Display:
+class Display:
+    """What the driver shows; `fatal` is what a worker said before it gave up."""
+
     def __init__(self, total: int) -> None:
+        self.fatal: str | None = None
         self._console = Console(stderr=True)
         self._live: Progress | None = None
         self._task: TaskID | None = None
@@ -47,7 +50,10 @@ class _Display:
             self._live.start()
 
     def show(self, record: dict[str, Any]) -> None:
-        if "message" in record:
+        """A progress record, a message for the user, or a worker's last word."""
+        if "fatal" in record:
+            self.fatal = record["fatal"]
+        elif "message" in record:
             self._console.print(record["message"], highlight=False, soft_wrap=True)
         elif self._live is not None and self._task is not None:
             self._live.update(self._task, description=_figures(record), completed=record["images_seen"])
@@ -55,14 +61,15 @@ class _Display:
             self._console.print(line(record), highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
+        """Give the terminal back."""
         if self._live is not None:
             self._live.stop()
 
 
 @contextmanager
-def following(board: Any, total: int) -> Iterator[None]:
+def following(board: Any, total: int) -> Iterator[Display]:
     """Show what workers push to the board while the body runs."""
-    display, done = _Display(total), threading.Event()
+    display, done = Display(total), threading.Event()
 
     def follow() -> None:
         while not done.wait(POLL_SECONDS):
@@ -72,7 +79,7 @@ def following(board: Any, total: int) -> Iterator[None]:
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
-        yield
+        yield display
     finally:
         done.set()
         thread.join()

@@ -15,10 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chexworld_ray.config import ModelSettings
+from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import save_encoder
+from chexworld_ray.objectives.world_model import WorldModel
 from chexworld_ray.training.state import TrainState
 
 MANIFEST = "MANIFEST.json"
+PREDICTOR = "predictor.safetensors"
 PREFIX = "checkpoint_"
 
 
@@ -37,12 +40,23 @@ def save(
     state: TrainState, folder: Path, model: ModelSettings, pixels: tuple[float, float], facts: dict[str, Any]
 ) -> None:
     """Write a checkpoint into an empty local folder; `facts` (plan digest, workers, …) go into state.json."""
-    for name, encoder in (("encoder", state.model.encoder), ("target", state.target)):
-        save_encoder(encoder, folder / f"{name}.safetensors", model, pixels, state.position)
-    predictor = {key: value.detach().cpu().contiguous() for key, value in state.model.predictor.state_dict().items()}
-    save_file(predictor, folder / "predictor.safetensors")
+    save_weights(state.model, state.target, folder, model, pixels, state.position)
     torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
-    record = {"position": state.position, "total": state.total, "skipped_steps": int(state.skipped)} | facts
+    seal(folder, {"position": state.position, "total": state.total, "skipped_steps": int(state.skipped)} | facts)
+
+
+def save_weights(
+    world: WorldModel, target: Encoder, folder: Path, model: ModelSettings, pixels: tuple[float, float], position: int
+) -> None:
+    """Encoder, target and predictor of a checkpoint."""
+    for name, encoder in (("encoder", world.encoder), ("target", target)):
+        save_encoder(encoder, folder / f"{name}.safetensors", model, pixels, position)
+    predictor = {key: value.detach().cpu().contiguous() for key, value in world.predictor.state_dict().items()}
+    save_file(predictor, folder / PREDICTOR)
+
+
+def seal(folder: Path, record: dict[str, Any]) -> None:
+    """Write state.json, then MANIFEST.json over all files: from here on the checkpoint is whole."""
     (folder / "state.json").write_text(json.dumps(record, indent=1))
     entries = {
         file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -72,7 +86,7 @@ def load(state: TrainState, folder: Path) -> dict[str, Any]:
     """Put a whole checkpoint into `state`; returns its state.json."""
     state.model.encoder.vit.load_state_dict(load_file(folder / "encoder.safetensors"))
     state.target.vit.load_state_dict(load_file(folder / "target.safetensors"))
-    state.model.predictor.load_state_dict(load_file(folder / "predictor.safetensors"))
+    state.model.predictor.load_state_dict(load_file(folder / PREDICTOR))
     optimizer = torch.load(folder / "optimizer.pt", weights_only=True, map_location=state.device)
     state.optimizer.load_state_dict(optimizer)
     record = json.loads((folder / "state.json").read_text())

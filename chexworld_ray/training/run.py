@@ -11,7 +11,7 @@ from typing import Any, Literal
 from chexworld_ray.config import RunSettings, Science, difference, from_dict, to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
-from chexworld_ray.models.weights import EncoderInfo, read_encoder
+from chexworld_ray.models.weights import EncoderInfo, read_encoder, resampled
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import Place, children, exists, fetch, place, read_json, write_json
 from chexworld_ray.training.checkpoint import damage, position_of
@@ -49,14 +49,7 @@ def open_or_create(root: Place, settings: RunSettings, manifests: list[Manifest]
         UserError: the name is taken by a run with other science or data; the difference is told.
     """
     data = [{"url": m.root.url, "version": m.data_version, "rows": m.rows} for m in manifests]
-    record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "science": to_dict(settings.science),
-        "data": data,
-        "rows": rows,
-        "pixels": list(_pixels(manifests)),
-        "starts": [],
-    }
+    record = record_of(settings.science, _pixels(manifests)) | {"data": data, "rows": rows}
     file = root / CONFIG
     if exists(file):
         old = read_json(file)
@@ -75,6 +68,18 @@ def open_or_create(root: Place, settings: RunSettings, manifests: list[Manifest]
     record["starts"].append({"time": time.time(), "runtime": to_dict(settings.runtime)})
     write_json(file, record)
     return load(root)
+
+
+def record_of(science: Science, pixels: tuple[float, float]) -> dict[str, Any]:
+    """config.json of a run that has seen no data and has not been started."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "science": to_dict(science),
+        "data": [],
+        "rows": 0,
+        "pixels": list(pixels),
+        "starts": [],
+    }
 
 
 def load(root: Place) -> Run:
@@ -123,18 +128,14 @@ def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]
         yield folder, damage(folder)
 
 
-def load_encoder(url: str, which: Literal["target", "encoder"] = "target") -> tuple[Encoder, EncoderInfo]:
-    """The encoder of a run's newest whole checkpoint, of a checkpoint folder, or of an encoder file.
-
-    `encoder(images)` takes BxHxW float32 images on [0, 1], normalised with `info.mean` and `info.std`, and returns
-    BxNxD tokens.
+@contextmanager
+def newest_whole(url: str) -> Iterator[Path]:
+    """A local copy of a run's newest whole checkpoint, or of the checkpoint folder that `url` names.
 
     Raises:
-        UserError: nothing of the kind is there, or no checkpoint is whole.
+        UserError: there is no run, or no checkpoint is whole.
     """
     root = place(url)
-    if url.endswith(".safetensors"):
-        return read_encoder(fetch(root), url)
     if position_of(root.name) is not None:
         candidates = [StoredCheckpoint(root, 0)]
     else:
@@ -142,9 +143,33 @@ def load_encoder(url: str, which: Literal["target", "encoder"] = "target") -> tu
     for candidate in candidates:
         with local_copy(candidate) as (folder, reason):
             if reason is None:
-                file = f"{which}.safetensors"
-                return read_encoder((folder / file).read_bytes(), f"{candidate.root.url}/{file}")
+                yield folder
+                return
     raise UserError(f"{url}: no whole checkpoint there")
+
+
+def load_encoder(
+    url: str,
+    which: Literal["target", "encoder"] = "target",
+    *,
+    image_size: int | None = None,
+    patch_size: int | None = None,
+) -> tuple[Encoder, EncoderInfo]:
+    """The encoder of a run's newest whole checkpoint, of a checkpoint folder, or of an encoder file.
+
+    `encoder(images)` takes BxHxW float32 images on [0, 1], normalised with `info.mean` and `info.std`, and returns
+    BxNxD tokens. Another `image_size` or `patch_size` (pixels) resamples positions and patches.
+
+    Raises:
+        UserError: nothing of the kind is there, or no checkpoint is whole.
+    """
+    if url.endswith(".safetensors"):
+        encoder, info = read_encoder(fetch(place(url)), url)
+    else:
+        with newest_whole(url) as folder:
+            file = folder / f"{which}.safetensors"
+            encoder, info = read_encoder(file.read_bytes(), f"{url} ({file.name})")
+    return resampled(encoder, info, image_size or info.model.image_size, patch_size or info.model.patch_size)
 
 
 def _pixels(manifests: list[Manifest]) -> tuple[float, float]:

@@ -34,7 +34,7 @@ def test_probe_learns_and_masks_unknown_labels(protocol: str) -> None:
     scores, skipped = run_trial(features, protocol, "ignore", Splits())
     assert set(scores["label"].to_pylist()) == {"sign", "rare"}
     assert any("always" in line for line in skipped)
-    trial = ScoredTrial("run", 640, 0, "here", protocol, scores)
+    trial = ScoredTrial("run", 640, False, 0, "here", protocol, scores)
     (row,) = [row for row in result_rows([trial]) if row.task == "here/sign"]
     assert row.n == 90
     assert row.value > (0.85 if protocol == "knn" else 0.95)
@@ -71,7 +71,7 @@ def scored(run: str, seen: int, seed: int, quality: float) -> ScoredTrial:
         for label in ("a", "b")
         for i, (t, s) in enumerate(zip(truth, score, strict=True))
     ]
-    return ScoredTrial(run, seen, seed, "here", "linear", pa.Table.from_pylist(rows, schema=SCORES_SCHEMA))
+    return ScoredTrial(run, seen, not seen, seed, "here", "linear", pa.Table.from_pylist(rows, schema=SCORES_SCHEMA))
 
 
 def test_differences_are_paired_and_pooled_over_seeds(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_rare_labels_stay_out_of_the_mean() -> None:
     for number, row in enumerate(table):
         if row["label"] == "b":
             row["truth"] = 1.0 if number % 120 < 4 else 0.0
-    rare = ScoredTrial("s", 0, 0, "here", "linear", pa.Table.from_pylist(table, schema=SCORES_SCHEMA))
+    rare = ScoredTrial("s", 0, True, 0, "here", "linear", pa.Table.from_pylist(table, schema=SCORES_SCHEMA))
     tasks = {row.task: row for row in result_rows([rare])}
     assert tasks["here/b"].positives == 4
     assert "here/mean" not in tasks  # one label left: nothing to average

@@ -191,7 +191,7 @@ def test_blocks_that_overhang_reach_every_patch_alike() -> None:
     masks = sample_masks(0, torch.arange(10_000), 2, 14, MaskSettings(overhang=True, target_tokens=40))
     hits = torch.zeros(196)
     hits.index_add_(0, masks.target_index_MT.flatten(), masks.target_valid_MT.flatten().float())
-    assert hits.min() / hits.max() > 0.9
+    assert hits.min() / hits.max() > 0.7  # 0.05 without
 
 
 def test_batches_do_not_depend_on_how_they_are_cut() -> None:

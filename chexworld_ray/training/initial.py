@@ -1,0 +1,142 @@
+"""`--init`: where weights start, when not from the seed. Also the record of an imported checkpoint."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from chexworld_ray.config import ModelSettings, ObjectiveSettings, Science, to_dict
+from chexworld_ray.errors import UserError
+from chexworld_ray.models.encoder import Encoder
+from chexworld_ray.models.fold import BIAS, POSITIONS, WEIGHT, PatchEmbedding, resample, rescale
+from chexworld_ray.models.published import Published, read_published
+from chexworld_ray.models.timm_weights import PREFIX, read_timm
+from chexworld_ray.models.weights import is_encoder_file, read_encoder
+from chexworld_ray.storage import Place, exists, fetch, place, read_json, write_bytes, write_json
+from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.parity import build
+from chexworld_ray.training.state import TrainState
+
+PREDICTOR_FIELDS = ("width", "heads", "predictor_width", "predictor_depth", "compat", "scale_code")
+UNIT_PIXELS = (0.0, 1.0)  # grey on [0, 1], not normalised
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights to start from: tensors under timm's keys, for grey pixels normalised by `pixels` (mean, std)."""
+
+    model: ModelSettings
+    pixels: tuple[float, float]
+    encoder: dict[str, Tensor]
+    target: dict[str, Tensor]
+    predictor: dict[str, Tensor] | None
+
+
+def read_start(init: str, base: ModelSettings) -> Start:
+    """What `--init` names: a run, a checkpoint folder, an encoder file, or a timm ViT.
+
+    `base` gives what the source does not determine (a timm file: image size and predictor).
+
+    Raises:
+        UserError: nothing of the kind is there, or it does not fit.
+    """
+    if init.startswith(PREFIX):
+        model, tensors = read_timm(init, base)
+        return Start(model, UNIT_PIXELS, tensors, tensors, None)
+    root = place(init)
+    if checkpoint.position_of(root.name) is not None or exists(root / run.CONFIG):
+        with run.newest_whole(init) as folder:
+            (encoder, info), (target, _) = (
+                read_encoder((folder / f"{name}.safetensors").read_bytes(), init) for name in ("encoder", "target")
+            )
+            predictor = load_file(folder / checkpoint.PREDICTOR)
+        return Start(info.model, (info.mean, info.std), encoder.vit.state_dict(), target.vit.state_dict(), predictor)
+    if not exists(root):
+        raise UserError(f"--init {init}: no such run or file")
+    if not root.is_local or is_encoder_file(fetch(root)):
+        encoder, info = read_encoder(fetch(root), init)
+        tensors = encoder.vit.state_dict()
+        return Start(info.model, (info.mean, info.std), tensors, tensors, None)
+    model, tensors = read_timm(root.path, base)
+    return Start(model, UNIT_PIXELS, tensors, tensors, None)
+
+
+def start_from(state: TrainState, science: Science, pixels: tuple[float, float]) -> None:
+    """Put the weights that `science.init` names into a fresh state; they see the same pixels as before.
+
+    The predictor is taken too where its sizes are the same, else it starts from the seed.
+
+    Raises:
+        UserError: sizes of the encoder differ.
+    """
+    assert science.init is not None
+    start = read_start(science.init, science.model)
+    _refuse_other_sizes(start.model, science)
+    for encoder, tensors in ((state.model.encoder, start.encoder), (state.target, start.target)):
+        _load(encoder, tensors, start, science.model, pixels)
+    same = all(_value(start.model, name) == _value(science.model, name) for name in PREDICTOR_FIELDS)
+    if start.predictor is not None and same:
+        state.model.predictor.load_state_dict(start.predictor)
+
+
+def _load(
+    encoder: Encoder, tensors: dict[str, Tensor], start: Start, model: ModelSettings, pixels: tuple[float, float]
+) -> None:
+    grey = rescale(PatchEmbedding(tensors[WEIGHT], tensors[BIAS]), start.pixels, pixels)
+    tensors = tensors | {WEIGHT: grey.weight, BIAS: grey.bias}
+    tensors.setdefault(POSITIONS, encoder.vit.state_dict()[POSITIONS])
+    encoder.vit.load_state_dict(resample(tensors, model.grid, model.patch_size, swapped=model.compat != "none"))
+
+
+def _value(model: ModelSettings, name: str) -> object:
+    return to_dict(model)[name]
+
+
+def _refuse_other_sizes(theirs: ModelSettings, science: Science) -> None:
+    for name in ("width", "depth", "heads", "mlp_width"):
+        if _value(theirs, name) != _value(science.model, name):
+            raise UserError(
+                f"--init {science.init}: its encoder has {name} {_value(theirs, name)}, "
+                f"--model.{name.replace('_', '-')} is {_value(science.model, name)}; leave that setting out"
+            )
+
+
+def import_checkpoint(url: str, out_url: str, heads: int | None) -> Published:
+    """Write a published checkpoint as a run of ours at `out_url`, with one checkpoint at position 0.
+
+    Raises:
+        UserError: the file is not one, or another run stands at `out_url`.
+    """
+    source, out = place(url), place(out_url)
+    try:
+        data = fetch(source)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{url}: no such file") from None
+    published = read_published(data, url, heads)
+    digest = hashlib.sha256(data).hexdigest()
+    if exists(out / run.CONFIG) and read_json(out / run.CONFIG).get("imported", {}).get("sha256") != digest:
+        raise UserError(f"{out_url}: another run stands there; choose another --out")
+    world, target = build(published)
+    science = Science(model=published.model, objective=ObjectiveSettings(cross_view_targets="masked"))
+    with TemporaryDirectory(prefix="import-") as name:
+        folder = Path(name)
+        checkpoint.save_weights(world, target, folder, published.model, UNIT_PIXELS, 0)
+        checkpoint.seal(folder, {"position": 0, "epoch": published.epoch})
+        upload(folder, out / checkpoint.folder_name(0))
+    imported = {"sha256": digest, "epoch": published.epoch, "file": source.name}
+    write_json(out / run.CONFIG, run.record_of(science, UNIT_PIXELS) | {"imported": imported})
+    return published
+
+
+def upload(folder: Path, root: Place) -> None:
+    """Put a sealed checkpoint into storage; its manifest last, so that it is whole or not there."""
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == checkpoint.MANIFEST):
+        write_bytes(root / file.name, file.read_bytes())
+
+
+def model_of(init: str, base: ModelSettings) -> ModelSettings:
+    """Sizes of what `--init` names; what it does not determine is `base`'s."""
+    return read_timm(init, base, fetch=False)[0] if init.startswith(PREFIX) else read_start(init, base).model
