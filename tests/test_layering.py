@@ -22,6 +22,7 @@ ORDER = [
     {"reports"},
     {"benchmarks"},
     {"runtime"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,117 @@
+"""Data: phantoms, ingest, inspect. Arguments only; what does the work is imported inside `run`."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from chexworld_ray import recipes
+from chexworld_ray.commands.common import json_line
+from chexworld_ray.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phantoms:
+    """Make a folder of phantom radiographs with masks, landmarks and findings, ready to be ingested."""
+
+    out: str
+    """Folder or URL to write to."""
+    images: int = 384
+    """How many; two an imaginary patient."""
+    size: int = 320
+    """Side in pixels."""
+    seed: int = 0
+    """Other seeds are other patients."""
+
+    def run(self) -> None:
+        from chexworld_ray.phantoms.dataset import write_phantoms
+        from chexworld_ray.storage import place
+
+        if self.images < 1 or self.size < 64:
+            raise UserError("phantoms: --images must be at least 1 and --size at least 64")
+        write_phantoms(place(self.out), self.images, self.seed, self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest:
+    """Turn a folder of radiographs (JPEG, PNG, DICOM, …) into Parquet shards."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Folder or URL; every image below it, or those that --labels names."""
+    out: str
+    """Where the shards go: a local path, s3://…, or whatever fsspec opens."""
+    labels: str | None = None
+    """CSV table, relative to the folder or to where you stand."""
+    label_columns: str | None = None
+    """Columns that are labels, comma-separated; unset: those whose cells are all 1, 0, -1 or empty."""
+    skip_missing: bool = False
+    """Set rows aside whose file is missing, instead of stopping."""
+    longest_side: int = 512
+    """Larger images are shrunk to this."""
+    keep_borders: bool = False
+    """Leave black borders on."""
+    val_fraction: float = 0.1
+    """Part of the patients that goes to val, where no split is given."""
+    test_fraction: float = 0.2
+    """Part of the patients that goes to test, where no split is given."""
+    seed: int = 0
+    """Seed of splits and shuffling."""
+    json: bool = False
+    """Print one JSON object on stdout at the end."""
+
+    def run(self) -> None:
+        from chexworld_ray.reports.text import describe_manifest
+        from chexworld_ray.runtime.cluster import say
+        from chexworld_ray.runtime.ingest import ingest
+        from chexworld_ray.shards.sources.folder import read_folder
+        from chexworld_ray.shards.writer import WriteSettings
+
+        columns = tuple(self.label_columns.split(",")) if self.label_columns is not None else None
+        source, missing = read_folder(self.folder, self.labels, columns, self.skip_missing)
+        settings = WriteSettings(
+            longest_side=self.longest_side,
+            crop_borders=not self.keep_borders,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.seed,
+        )
+        manifest = ingest(source, missing, self.out, settings)
+        say(describe_manifest(manifest))
+        if self.json:
+            json_line(
+                {
+                    "images": manifest.rows,
+                    "rejected": manifest.rejected,
+                    "data_version": manifest.data_version,
+                }
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Show what a data set holds: counts, labels, splits, pixel statistics; and what training makes of it."""
+
+    url: Annotated[str, tyro.conf.Positional]
+    """A data set that `chexworld ingest` wrote."""
+    views: str | None = None
+    """Write a picture (PNG) of crops, actions and masks to this file."""
+    recipe: str = "small"
+    """Recipe whose views are shown."""
+    json: bool = False
+    """Print one JSON object on stdout at the end."""
+
+    def run(self) -> None:
+        from chexworld_ray.reports.text import describe_manifest
+        from chexworld_ray.shards.manifest import load
+
+        manifest = load(self.url)
+        print(describe_manifest(manifest), file=sys.stderr if self.json else sys.stdout)
+        if self.views is not None:
+            from chexworld_ray.reports.views import views_picture
+            from chexworld_ray.storage import place, write_bytes
+
+            science = recipes.by_name(self.recipe).science
+            write_bytes(place(self.views), views_picture(manifest, science))
+        if self.json:
+            json_line(manifest.counts())
