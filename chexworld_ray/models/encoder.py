@@ -6,6 +6,7 @@ Legend: B images, H height, W width, N patches, K kept tokens, D width.
 from functools import partial
 
 import torch
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +25,13 @@ def run_block(block: nn.Module, tokens: Tensor, mask: Tensor | None, checkpointe
     if checkpointed:
         return checkpoint(block, tokens, attn_mask=mask, use_reentrant=False)  # pyright: ignore[reportReturnType]
     return block(tokens, attn_mask=mask)
+
+
+def suit_device(model: nn.Module, device: torch.device) -> None:
+    """Fused attention kernels where they pay: on CPUs plain matrix products are faster (BENCHMARKS.md)."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused_attn = device.type != "cpu"
 
 
 class Encoder(nn.Module):

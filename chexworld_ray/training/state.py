@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from chexworld_ray.config import OptimSettings, Science
-from chexworld_ray.models.encoder import Encoder, build_encoder
+from chexworld_ray.models.encoder import Encoder, build_encoder, suit_device
 from chexworld_ray.objectives.world_model import WorldModel
 
 
@@ -39,6 +39,7 @@ def start_state(science: Science, total_images: int, device: torch.device) -> Tr
         torch.manual_seed(science.seed + 1)
         model = WorldModel(science.model, science.objective, encoder)
     model = model.to(device)
+    suit_device(model, device)
     target = copy.deepcopy(model.encoder).requires_grad_(False).eval()
     optimizer = make_optimizer(model, science.optim)
     none = torch.zeros((), device=device)
