@@ -245,6 +245,13 @@ class Runtime:
     """Most images of one forward pass of one worker; gradients are accumulated over the rest."""
     cpus_per_worker: float | None = None
     """CPUs that a worker reserves; unset: 1, or less on a machine with fewer than workers + 2 CPUs."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: each worker holds the whole model; fsdp: parameters, gradients and moments are spread over the workers
+    (FSDP2), for models that do not fit otherwise (ViT-L and larger)."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping what it computed: less memory, a third more work."""
+    compile: bool = False
+    """torch.compile of forward and backward pass; see BENCHMARKS.md for where it pays."""
     torch_threads: int | None = None
     """Threads of a worker's tensor code; unset: the node's cores over its workers."""
     decode_threads: int = 2

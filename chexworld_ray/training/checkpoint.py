@@ -9,15 +9,17 @@ MANIFEST.json                             size and sha256 of each of the others
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import save_encoder
 from chexworld_ray.objectives.world_model import WorldModel
+from chexworld_ray.training.parallel import load_whole, load_whole_optimizer, whole_optimizer, whole_state
 from chexworld_ray.training.state import TrainState
 
 MANIFEST = "MANIFEST.json"
@@ -36,23 +38,41 @@ def position_of(name: str) -> int | None:
     return int(digits) if name.startswith(PREFIX) and digits.isdigit() else None
 
 
+class Weights(NamedTuple):
+    """Whole tensors on the CPU: both encoders under timm's keys, and the predictor."""
+
+    encoder: dict[str, Tensor]
+    target: dict[str, Tensor]
+    predictor: dict[str, Tensor]
+
+
+def weights_of(world: WorldModel, target: Encoder) -> Weights:
+    """All weights; where they are sharded, every worker must ask for them."""
+    return Weights(whole_state(world.encoder.vit), whole_state(target.vit), whole_state(world.predictor))
+
+
 def save(
-    state: TrainState, folder: Path, model: ModelSettings, pixels: tuple[float, float], facts: dict[str, Any]
+    state: TrainState, folder: Path | None, model: ModelSettings, pixels: tuple[float, float], facts: dict[str, Any]
 ) -> None:
-    """Write a checkpoint into an empty local folder; `facts` (plan digest, workers, …) go into state.json."""
-    save_weights(state.model, state.target, folder, model, pixels, state.position)
-    torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
+    """Write a checkpoint into an empty local folder; `facts` (plan digest, workers, …) go into state.json.
+
+    Where the state is sharded every worker must call this; those without a folder only give their part.
+    """
+    weights, optimizer = weights_of(state.model, state.target), whole_optimizer(state.optimizer)
+    if folder is None:
+        return
+    save_weights(weights, folder, model, pixels, state.position)
+    torch.save(optimizer, folder / "optimizer.pt")
     seal(folder, {"position": state.position, "total": state.total, "skipped_steps": int(state.skipped)} | facts)
 
 
 def save_weights(
-    world: WorldModel, target: Encoder, folder: Path, model: ModelSettings, pixels: tuple[float, float], position: int
+    weights: Weights, folder: Path, model: ModelSettings, pixels: tuple[float, float], position: int
 ) -> None:
     """Encoder, target and predictor of a checkpoint."""
-    for name, encoder in (("encoder", world.encoder), ("target", target)):
-        save_encoder(encoder, folder / f"{name}.safetensors", model, pixels, position)
-    predictor = {key: value.detach().cpu().contiguous() for key, value in world.predictor.state_dict().items()}
-    save_file(predictor, folder / PREDICTOR)
+    save_encoder(weights.encoder, folder / "encoder.safetensors", model, pixels, position)
+    save_encoder(weights.target, folder / "target.safetensors", model, pixels, position)
+    save_file(weights.predictor, folder / PREDICTOR)
 
 
 def seal(folder: Path, record: dict[str, Any]) -> None:
@@ -84,11 +104,11 @@ def damage(folder: Path) -> str | None:
 
 def load(state: TrainState, folder: Path) -> dict[str, Any]:
     """Put a whole checkpoint into `state`; returns its state.json."""
-    state.model.encoder.vit.load_state_dict(load_file(folder / "encoder.safetensors"))
-    state.target.vit.load_state_dict(load_file(folder / "target.safetensors"))
-    state.model.predictor.load_state_dict(load_file(folder / PREDICTOR))
+    load_whole(state.model.encoder.vit, load_file(folder / "encoder.safetensors"))
+    load_whole(state.target.vit, load_file(folder / "target.safetensors"))
+    load_whole(state.model.predictor, load_file(folder / PREDICTOR))
     optimizer = torch.load(folder / "optimizer.pt", weights_only=True, map_location=state.device)
-    state.optimizer.load_state_dict(optimizer)
+    load_whole_optimizer(state.optimizer, optimizer)
     record = json.loads((folder / "state.json").read_text())
     state.position = int(record["position"])
     state.skipped = torch.tensor(float(record["skipped_steps"]), device=state.device)

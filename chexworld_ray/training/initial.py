@@ -17,6 +17,7 @@ from chexworld_ray.models.timm_weights import PREFIX, read_timm
 from chexworld_ray.models.weights import is_encoder_file, read_encoder
 from chexworld_ray.storage import Place, exists, fetch, place, read_json, write_bytes, write_json
 from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.parallel import load_whole, whole
 from chexworld_ray.training.parity import build
 from chexworld_ray.training.state import TrainState
 
@@ -79,7 +80,7 @@ def start_from(state: TrainState, science: Science, pixels: tuple[float, float])
         _load(encoder, tensors, start, science.model, pixels)
     same = all(_value(start.model, name) == _value(science.model, name) for name in PREDICTOR_FIELDS)
     if start.predictor is not None and same:
-        state.model.predictor.load_state_dict(start.predictor)
+        load_whole(state.model.predictor, start.predictor)
 
 
 def _load(
@@ -87,8 +88,8 @@ def _load(
 ) -> None:
     grey = rescale(PatchEmbedding(tensors[WEIGHT], tensors[BIAS]), start.pixels, pixels)
     tensors = tensors | {WEIGHT: grey.weight, BIAS: grey.bias}
-    tensors.setdefault(POSITIONS, encoder.vit.state_dict()[POSITIONS])
-    encoder.vit.load_state_dict(resample(tensors, model.grid, model.patch_size, swapped=model.compat != "none"))
+    tensors.setdefault(POSITIONS, whole(encoder.vit.state_dict()[POSITIONS]))
+    load_whole(encoder.vit, resample(tensors, model.grid, model.patch_size, swapped=model.compat != "none"))
 
 
 def _value(model: ModelSettings, name: str) -> object:
@@ -123,7 +124,8 @@ def import_checkpoint(url: str, out_url: str, heads: int | None) -> Published:
     science = Science(model=published.model, objective=ObjectiveSettings(cross_view_targets="masked"))
     with TemporaryDirectory(prefix="import-") as name:
         folder = Path(name)
-        checkpoint.save_weights(world, target, folder, published.model, UNIT_PIXELS, 0)
+        weights = checkpoint.weights_of(world, target)
+        checkpoint.save_weights(weights, folder, published.model, UNIT_PIXELS, 0)
         checkpoint.seal(folder, {"position": 0, "epoch": published.epoch})
         upload(folder, out / checkpoint.folder_name(0))
     imported = {"sha256": digest, "epoch": published.epoch, "file": source.name}

@@ -1,6 +1,7 @@
 """All that training changes, and how it starts."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from chexworld_ray.config import OptimSettings, Science
 from chexworld_ray.models.encoder import Encoder, build_encoder, suit_device
-from chexworld_ray.objectives.world_model import WorldModel
+from chexworld_ray.objectives.world_model import Losses, WorldModel, targets_and_losses
+from chexworld_ray.views.batch import WorldModelBatch
 
 
 @dataclass
@@ -20,6 +22,8 @@ class TrainState:
     forward: nn.Module
     """`model`, wrapped in DistributedDataParallel where there are several workers."""
     target: Encoder
+    compute: Callable[[Encoder, nn.Module, WorldModelBatch], tuple[Tensor, Losses]]
+    """`world_model.targets_and_losses`, or what torch.compile made of it."""
     optimizer: torch.optim.Optimizer
     device: torch.device
     total: int
@@ -43,7 +47,7 @@ def start_state(science: Science, total_images: int, device: torch.device) -> Tr
     target = copy.deepcopy(model.encoder).requires_grad_(False).eval()
     optimizer = make_optimizer(model, science.optim)
     none = torch.zeros((), device=device)
-    return TrainState(model, model, target, optimizer, device, total_images, none, none.clone())
+    return TrainState(model, model, target, targets_and_losses, optimizer, device, total_images, none, none.clone())
 
 
 def make_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.Optimizer:

@@ -7,17 +7,18 @@ A step covers one global batch. A worker sees its share of it, cut into micro-ba
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
+from torch.profiler import record_function
 
 from chexworld_ray.config import Science
-from chexworld_ray.objectives.world_model import Losses, normalised_targets
+from chexworld_ray.objectives.world_model import Losses
 from chexworld_ray.training.ema import update_target
+from chexworld_ray.training.parallel import exchange_gradients
 from chexworld_ray.training.schedules import ema_momentum, learning_rate
 from chexworld_ray.training.state import TrainState
 from chexworld_ray.views.batch import WorldModelBatch
@@ -48,23 +49,27 @@ def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: S
     state.optimizer.zero_grad(set_to_none=True)
     sums, newest = torch.zeros(len(state.model.parts) + 2, device=state.device), None
     for number, batch in enumerate(batches):
-        with _synchronised(state, last=number == len(batches) - 1):
+        exchange_gradients(state, now=number == len(batches) - 1)
+        with record_function("step/forward"):
             newest = _, losses = _forward(state, batch, science.precision)
+        with record_function("step/backward"):
             ((losses.total_B * batch.weights_B).sum() * (workers / science.global_batch)).backward()
-            sums += _sums(losses, batch.weights_B)
-    grad_norm = clip_grad_norm_(state.model.parameters(), science.optim.clip)
-    skipped = _update(state, grad_norm)
-    update_target(state.target, state.model.encoder, ema_momentum(science.optim, state.position, state.total))
+        sums += _sums(losses, batch.weights_B)
+    with record_function("step/optimizer"):
+        grad_norm = clip_grad_norm_(state.model.parameters(), science.optim.clip)
+        grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
+        skipped = _update(state, grad_norm)
+    with record_function("step/ema"):
+        update_target(state.target, state.model.encoder, ema_momentum(science.optim, state.position, state.total))
     state.position += science.global_batch
     assert newest is not None, "a share has at least one micro-batch"
     targets, losses = newest
-    return StepReport(sums, grad_norm.detach(), skipped, targets, losses.predictions_RBTD.detach())
+    return StepReport(sums, grad_norm.detach(), skipped, targets, losses.predictions_RBTD)
 
 
 def _forward(state: TrainState, batch: WorldModelBatch, precision: str) -> tuple[Tensor, Losses]:
     with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        targets = normalised_targets(state.target, batch)
-        return targets, state.forward(batch, targets)
+        return state.compute(state.target, state.forward, batch)
 
 
 def _update(state: TrainState, grad_norm: Tensor) -> Tensor:
@@ -76,13 +81,6 @@ def _update(state: TrainState, grad_norm: Tensor) -> Tensor:
     state.skipped += bad
     state.skipped_in_row = (state.skipped_in_row + 1.0) * bad
     return bad
-
-
-def _synchronised(state: TrainState, *, last: bool) -> AbstractContextManager[object, bool | None]:
-    """Gradients are exchanged between workers on the last micro-batch only."""
-    if isinstance(state.forward, DistributedDataParallel) and not last:
-        return state.forward.no_sync()
-    return nullcontext()
 
 
 def _sums(losses: Losses, weights_B: Tensor) -> Tensor:

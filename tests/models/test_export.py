@@ -22,7 +22,7 @@ MODEL = ModelSettings(
 @pytest.fixture
 def encoder_file(tmp_path: Path) -> Path:
     file = tmp_path / "run.safetensors"
-    save_encoder(build_encoder(MODEL, 0), file, MODEL, (0.45, 0.22), 640)
+    save_encoder(build_encoder(MODEL, 0).vit.state_dict(), file, MODEL, (0.45, 0.22), 640)
     return file
 
 

@@ -64,7 +64,7 @@ def test_predictor_ignores_padding_and_uses_position_and_action() -> None:
 
 def test_encoder_file_stands_alone_and_timm_reads_it(tmp_path: Path) -> None:
     encoder = build_encoder(SETTINGS, 4).eval()
-    save_encoder(encoder, tmp_path / "encoder.safetensors", SETTINGS, (0.5, 0.25), 640)
+    save_encoder(encoder.vit.state_dict(), tmp_path / "encoder.safetensors", SETTINGS, (0.5, 0.25), 640)
     again, info = read_encoder((tmp_path / "encoder.safetensors").read_bytes(), "x")
     assert (info.model, info.mean, info.std, info.images_seen) == (SETTINGS, 0.5, 0.25, 640)
     images = torch.randn(2, 64, 64)

@@ -227,7 +227,7 @@ def test_an_encoder_is_one_line_away(phantom_set: Manifest, tmp_path: Path) -> N
     encoder, info = load_encoder(root.url)
     assert (info.images_seen, info.mean) == (10, 0.5)
     images = torch.rand(2, 48, 48)
-    assert torch.equal(encoder(images), state.target(images))
+    assert torch.allclose(encoder(images), state.target(images), atol=1e-5)  # training uses another attention kernel
 
 
 def test_a_damaged_run_record_is_one_line(tmp_path: Path) -> None:
