@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from chexworld_ray import __version__, recipes
+from chexworld_ray.commands.benchmark import Benchmark
 from chexworld_ray.commands.data import Ingest, Inspect, Phantoms
 from chexworld_ray.commands.evaluation import Evaluate, Export, Report
 from chexworld_ray.commands.training import Demo, Import, Pretrain
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Any] = {
     "report": Report,
     "import": Import,
     "export": Export,
+    "benchmark": Benchmark,
 }
 _ANY_COMMAND: Any = functools.reduce(
     operator.or_, (Annotated[command, tyro.conf.subcommand(name)] for name, command in COMMANDS.items())

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from chexworld_ray.config import ModelSettings, ObjectiveSettings
 from chexworld_ray.models.encoder import Encoder
@@ -84,7 +85,8 @@ class WorldModel(nn.Module):
         views = [view for _, view in self.streams]
         images = torch.cat([(batch.seen_BVHW if acted else batch.clean_BVHW)[:, view] for acted, view in self.streams])
         index, valid = (pick_views(_by_view(mask), views) for mask in _context_masks(batch))
-        tokens = self.encoder(images, index, valid)
+        with record_function("step/encoder"):
+            tokens = self.encoder(images, index, valid)
         return tokens.view(len(views), -1, *tokens.shape[1:])
 
     def _predict(self, batch: WorldModelBatch, context_CBKD: Tensor, queries: Queries) -> Tensor:
@@ -93,18 +95,15 @@ class WorldModel(nn.Module):
         views = [direction.context for direction in directions]
         index, valid = (pick_views(_by_view(mask), views) for mask in _context_masks(batch))
         context = torch.cat([context_CBKD[self.streams.index((d.acted, d.context))] for d in directions])
-        predictions = self.predictor(
-            context,
-            grid_positions(self.grid, context.device)[index],
-            valid,
-            QueryTensors(
-                queries.positions_RBT2.flatten(0, 1),
-                queries.valid_RBT.flatten(0, 1),
-                queries.scales_RB2.flatten(0, 1),
-                queries.actions_RBA.flatten(0, 1),
-            ),
-            "visible" in self.extra,
+        asked = QueryTensors(
+            queries.positions_RBT2.flatten(0, 1),
+            queries.valid_RBT.flatten(0, 1),
+            queries.scales_RB2.flatten(0, 1),
+            queries.actions_RBA.flatten(0, 1),
         )
+        places = grid_positions(self.grid, context.device)[index]
+        with record_function("step/predictor"):
+            predictions = self.predictor(context, places, valid, asked, "visible" in self.extra)
         return predictions.view(len(directions), -1, *predictions.shape[1:])
 
     def _losses(self, predictions_RBTD: Tensor, index_RBT: Tensor, valid_RBT: Tensor, targets_BVND: Tensor) -> Tensor:
@@ -154,5 +153,6 @@ def normalised_targets(target_encoder: Encoder, batch: WorldModelBatch) -> Tenso
 
 def targets_and_losses(target_encoder: Encoder, model: nn.Module, batch: WorldModelBatch) -> tuple[Tensor, Losses]:
     """Targets and what the world model makes of them: all that a step computes before its backward pass."""
-    targets_BVND = normalised_targets(target_encoder, batch)
+    with record_function("step/target"):
+        targets_BVND = normalised_targets(target_encoder, batch)
     return targets_BVND, model(batch, targets_BVND)

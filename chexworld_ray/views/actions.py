@@ -54,9 +54,9 @@ def sample_flips(seed: int, positions_B: Tensor, settings: ViewSettings) -> Tens
 
 def apply_tone(images_BHW: Tensor, brightness_B: Tensor, contrast_B: Tensor) -> Tensor:
     """Brightness (a factor), then contrast (distance from the image's mean), each clipped to [0, 1]."""
-    images = (images_BHW * brightness_B[:, None, None]).clamp(0.0, 1.0)
-    mean = images.mean(dim=(1, 2), keepdim=True)
-    return (images + (images - mean) * (contrast_B[:, None, None] - 1.0)).clamp(0.0, 1.0)
+    images = (images_BHW * brightness_B[:, None, None]).clamp_(0.0, 1.0)
+    mean, contrast = images.mean(dim=(1, 2), keepdim=True), contrast_B[:, None, None]
+    return images.mul_(contrast).add_(mean * (1.0 - contrast)).clamp_(0.0, 1.0)
 
 
 def blur(images_BHW: Tensor, sigma_B: Tensor, largest: float) -> Tensor:
@@ -76,12 +76,24 @@ def apply_actions(images_BHW: Tensor, actions_BA: Tensor, noise_BHW: Tensor | No
     brightness, contrast, gamma, sigma, noise = actions_BA.unbind(dim=1)
     images = apply_tone(images_BHW, brightness, contrast)
     exponent_B11 = gamma[:, None, None]
-    images = torch.where(exponent_B11 == 1.0, images, images.clamp_min(1e-6) ** exponent_B11)
+    images = torch.where(exponent_B11 == 1.0, images, images**exponent_B11)
     if largest_blur > 0:
-        images = torch.where(sigma[:, None, None] > 0, blur(images, sigma, largest_blur), images)
+        images = _blur_some(images, sigma, largest_blur)
     if noise_BHW is not None:
-        images = (images + noise_BHW * noise[:, None, None]).clamp(0.0, 1.0)
+        images = (images + noise_BHW * noise[:, None, None]).clamp_(0.0, 1.0)
     return images
+
+
+def _blur_some(images_BHW: Tensor, sigma_B: Tensor, largest: float) -> Tensor:
+    """Blur where sigma is not 0. A CPU picks those images; on a device that would be a wait, so it blurs all."""
+    if images_BHW.device.type != "cpu":
+        return torch.where(sigma_B[:, None, None] > 0, blur(images_BHW, sigma_B, largest), images_BHW)
+    chosen = sigma_B.nonzero()[:, 0]
+    return (
+        images_BHW.index_copy_(0, chosen, blur(images_BHW[chosen], sigma_B[chosen], largest))
+        if len(chosen)
+        else images_BHW
+    )
 
 
 def make_views(
@@ -91,7 +103,7 @@ def make_views(
     count, views, height, width = crops_BVHW.shape
     jitter_BV2 = sample_jitter(seed, positions_B, settings)[:, None].expand(count, views, 2)
     actions_BVA = sample_actions(seed, positions_B, settings)
-    images = crops_BVHW.reshape(-1, height, width).to(torch.float32) / 255.0
+    images = crops_BVHW.reshape(-1, height, width).to(torch.float32).div_(255.0)
     factors = jitter_BV2.reshape(-1, 2)
     clean = apply_tone(images, factors[:, 0], factors[:, 1])
     noise = None

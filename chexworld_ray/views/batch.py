@@ -81,8 +81,8 @@ def make_batch(crops: CropBatch, science: Science, mean: float, std: float, devi
     clean, seen, actions = make_views(crops_BVHW, positions_B, science.views, science.seed)
     masks = sample_masks(science.seed, positions_B, 2, science.model.grid, science.masks)
     return WorldModelBatch(
-        (clean - mean) / std,
-        (seen - mean) / std,
+        clean.sub_(mean).div_(std),
+        seen.sub_(mean).div_(std),
         actions,
         relative_positions(torch.from_numpy(crops.boxes_BV4).to(device), flips_BV),
         masks,

@@ -6,8 +6,10 @@ import pytest
 import ray
 
 from chexworld_ray.config import RunSettings
+from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import Board
 from chexworld_ray.runtime.stream import StreamSettings, cropped_shares, read_shares
+from chexworld_ray.runtime.stream_benchmark import benchmark_stream
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import Plan, make_plan
 
@@ -78,3 +80,14 @@ def test_crops_arrive_with_their_positions(ray_here: None, phantom_set: Manifest
     assert [share.positions_B.tolist() for share in shares] == [list(range(at, at + 10)) for at in (10, 20, 30)]
     assert shares[0].crops_BVHW.shape == (10, 2, 48, 48)
     assert shares[0].crops_BVHW.std() > 10
+
+
+def test_stream_benchmark_counts_what_came(ray_here: None, phantom_set: Manifest, tiny: RunSettings) -> None:
+    result = benchmark_stream([phantom_set.root.url], tiny, 120, 4)
+    assert result["images"] == 120
+    assert result["stream_over_plain_loop"] == pytest.approx(
+        result["stream_images_per_second"] / result["plain_loop_images_per_second"], abs=1e-3
+    )
+    assert 0.0 <= result["wait_fraction"] <= 1.0
+    with pytest.raises(UserError, match="at least"):
+        benchmark_stream([phantom_set.root.url], tiny, 10, 4)

@@ -1,0 +1,186 @@
+"""`chexworld benchmark step|views|masks|stream`. Arguments only; what does the work is imported inside `run`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from chexworld_ray import recipes
+from chexworld_ray.commands.common import json_line, urls
+from chexworld_ray.config import MaskSettings, Runtime, ViewSettings
+from chexworld_ray.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    json: bool = False
+    """Print one JSON object on one line at the end."""
+    compare: str | None = None
+    """File with an earlier JSON object: print each number over its earlier value."""
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Show a result, and against an earlier one where asked."""
+        from chexworld_ray.benchmarks.compare import ratios
+
+        if self.compare is not None:
+            try:
+                earlier = json.loads(Path(self.compare).read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise UserError(f"--compare {self.compare}: not a JSON file ({type(error).__name__})") from None
+            result = result | {"over_earlier": ratios(result, earlier)}
+        if self.json:
+            json_line(result)
+        else:
+            print(json.dumps(result, indent=1))  # noqa: T201
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(_Shared):
+    """One training step: images/s, time of each part, FLOP/s, memory, beside a plain timm ViT's step."""
+
+    model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large"] = "vit_small"
+    """Sizes of the encoder; the predictor is the paper's (384 wide, 6 deep), narrower for vit_tiny."""
+    image_size: int = 224
+    """Side of a view in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    batch: int = 8
+    """Images of a step."""
+    context_tokens: int | None = None
+    """Unset: the default budget."""
+    target_tokens: int | None = None
+    """Unset: the default budget."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the step; the calibrator is always float32."""
+    compile: bool = False
+    """torch.compile forward and backward pass."""
+    activation_checkpointing: bool = False
+    """Recompute blocks in the backward pass."""
+    threads: int | None = None
+    """Threads of tensor code; unset: torch's choice."""
+    repeats: int = 3
+    """Timed steps; the shortest counts."""
+    memory_steps: int = 0
+    """Run this many steps more and tell whether memory grows."""
+    memory_per_image: bool = False
+    """Measure the memory of one more image of a batch."""
+
+    def run(self) -> None:
+        import torch
+
+        from chexworld_ray.benchmarks import step
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        masks = MaskSettings(context_tokens=self.context_tokens, target_tokens=self.target_tokens)
+        science = step.case_of(self.model, masks, self.precision, self.image_size, self.patch_size)
+        runtime = Runtime(compile=self.compile, activation_checkpointing=self.activation_checkpointing)
+        case = step.StepCase(science=science, runtime=runtime, batch=self.batch, repeats=self.repeats)
+        result = step.benchmark_step(case, device)
+        if self.memory_per_image:
+            result["bytes_per_image"] = step.memory_per_image(case, device)
+        if self.memory_steps:
+            result["memory"] = step.memory_over_steps(case, self.memory_steps, device)
+        self.finish(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views(_Shared):
+    """Decode and two crops of an image on one core, beside a plain JPEG decode; and the device's part."""
+
+    size: int = 512
+    """Side of the phantoms that are decoded (pixels)."""
+    folder: str | None = None
+    """Take the JPEG files of this folder instead of phantoms."""
+    image_size: int = 224
+    """Side of a view in pixels."""
+    images: int = 32
+    """How many."""
+
+    def run(self) -> None:
+        import torch
+
+        from chexworld_ray.benchmarks.step import case_of
+        from chexworld_ray.benchmarks.views import benchmark_views, folder_jpegs, phantom_jpegs
+
+        jpegs = folder_jpegs(self.folder, self.images) if self.folder else phantom_jpegs(self.size, self.images)
+        science = case_of("vit_small", MaskSettings(), "bf16", self.image_size, 16)
+        self.finish(benchmark_views(science, jpegs, torch.device("cpu")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks(_Shared):
+    """What masks look like over many images, beside the published rule; overlap of crops; time of a batch."""
+
+    images: int = 20_000
+    """Images that probabilities are taken over."""
+    batch: int = 128
+    """Images of the timed batch, and of a batch under the published rule."""
+    grid: int = 14
+    """Patches along one side."""
+    seed: int = 0
+    """Seed of the masks."""
+    context_tokens: int | None = None
+    """Unset: the default budget."""
+    target_tokens: int | None = None
+    """Unset: the default budget."""
+    overhang: bool = False
+    """Let target blocks overhang the border."""
+    threads: int = 1
+    """Threads of tensor code."""
+    picture: str | None = None
+    """Write the heat maps (PNG) to this file."""
+
+    def run(self) -> None:
+        import torch
+
+        from chexworld_ray.benchmarks.masks import benchmark_masks
+
+        torch.set_num_threads(self.threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        masks = MaskSettings(
+            context_tokens=self.context_tokens, target_tokens=self.target_tokens, overhang=self.overhang
+        )
+        if self.picture is not None:
+            from chexworld_ray.reports.masks import masks_picture
+            from chexworld_ray.storage import place, write_bytes
+
+            write_bytes(place(self.picture), masks_picture(masks, self.grid, self.seed, self.batch))
+        self.finish(benchmark_masks(masks, ViewSettings(), self.grid, self.images, self.batch, self.seed, device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(_Shared):
+    """The Ray Data stream against a plain pyarrow loop over the same files, and the wait that a step sees."""
+
+    data: str
+    """Data sets, comma-separated URLs."""
+    recipe: str = "small"
+    """Whose views, batch and step are used."""
+    images: int = 4_000
+    """Images that are streamed; more than the data set has means several epochs."""
+    steps: int = 40
+    """Steps that are fed by the stream."""
+
+    def run(self) -> None:
+        from chexworld_ray.runtime.stream_benchmark import benchmark_stream
+
+        self.finish(benchmark_stream(urls(self.data), recipes.by_name(self.recipe), self.images, self.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What things cost on this machine: step, views, masks, stream."""
+
+    part: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[Step, tyro.conf.subcommand("step")]
+        | Annotated[Views, tyro.conf.subcommand("views")]
+        | Annotated[Masks, tyro.conf.subcommand("masks")]
+        | Annotated[Stream, tyro.conf.subcommand("stream")]
+    ]
+
+    def run(self) -> None:
+        self.part.run()
