@@ -264,6 +264,8 @@ class Runtime:
     """Newest checkpoints that are kept."""
     log_batches: int = 10
     """Global batches between lines of metrics.jsonl."""
+    probe_images: int = 256
+    """Labelled images of train, and of val, that an online kNN probe looks at beside training; 0: off."""
     tensorboard: bool = True
     """Write TensorBoard events below the run."""
     autoscaling: bool = False

@@ -3,26 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import torch
 
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import EncoderInfo, normalise
-from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.storage import Place, children
+from chexworld_ray.views.batch import whole_view
 
 KEYS = ("image_id", "dataset", "patient_id", "split")
 BATCH = 64
-
-
-def whole_view(data: bytes, size: int) -> np.ndarray:
-    """uint8 size x size view of a whole image; the aspect ratio is squeezed, as it is in training crops."""
-    pixels_HW = decode_grey_jpeg(data)
-    shrinks = min(pixels_HW.shape) >= size
-    return cv2.resize(pixels_HW, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 @torch.inference_mode()

@@ -17,6 +17,8 @@ CURVES = (
     ("RankMe", ("rankme", "rankme_prediction")),
     ("standard deviation", ("target_std", "prediction_std")),
     ("gradient norm", ("grad_norm",)),
+    ("online kNN probe on val, AUROC", ("probe_knn",)),
+    ("steps skipped", ("skipped_fraction",)),
     ("learning rate", ("lr",)),
     ("images/s", ("images_per_second",)),
 )
@@ -31,11 +33,12 @@ def to_svg(figure: Figure) -> str:
 
 
 def training_curves(records: Sequence[dict[str, Any]]) -> str:
-    """Six small panels over images seen."""
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    for axis, (title, names) in zip(figure.subplots(2, 3).flat, CURVES, strict=True):
+    """Small panels over images seen."""
+    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    for axis, (title, names) in zip(figure.subplots(2, 4).flat, CURVES, strict=True):
         for name in names:
-            points = [(record["images_seen"], record[name]) for record in records if record.get(name) is not None]
+            seen = "probe_images_seen" if name == "probe_knn" else "images_seen"
+            points = [(record[seen], record[name]) for record in records if record.get(name) is not None]
             axis.plot(*zip(*points, strict=True), label=name, linewidth=1.4) if points else None
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=8)

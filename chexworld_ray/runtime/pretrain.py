@@ -37,6 +37,7 @@ from chexworld_ray.training.initial import start_from
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.loop import train
 from chexworld_ray.training.parallel import prepare
+from chexworld_ray.training.probe import OnlineProbe, read_probe_sets
 from chexworld_ray.training.state import TrainState, start_state
 
 
@@ -45,6 +46,7 @@ class Job:
     """What every worker is told."""
 
     settings: RunSettings
+    data: list[str]
     plan: Plan
     pixels: tuple[float, float]
     run_url: str
@@ -70,7 +72,7 @@ def pretrain(settings: RunSettings, data: list[str], storage_url: str, name: str
         say(note)
     say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")
     board = Board.remote()
-    job = Job(settings, plan, record.pixels, root.url, total, board)
+    job = Job(settings, data, plan, record.pixels, root.url, total, board)
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={"job": job},
@@ -144,7 +146,17 @@ def _train(job: Job) -> None:
             log.flush()
             _report(folder, state.position)
 
-        train(state, shares, science, runtime, job.pixels, workers, write, save)
+        train(state, shares, science, runtime, job.pixels, workers, write, save, _probe(job))
+
+
+def _probe(job: Job) -> OnlineProbe | None:
+    """The online probe of rank 0. A sharded target can't be looked at by one worker alone."""
+    science, runtime = job.settings.science, job.settings.runtime
+    if not runtime.probe_images or runtime.sharding == "fsdp":
+        return None
+    manifests = [load_manifest(url) for url in job.data]
+    sets = read_probe_sets(manifests, science.model.image_size, runtime.probe_images)
+    return OnlineProbe(sets, science.model, job.pixels) if sets else None
 
 
 def _report(folder: Path | None, position: int | None) -> None:

@@ -25,9 +25,13 @@ def _figures(record: dict[str, Any]) -> str:
     parts = {name.removeprefix("loss_"): value for name, value in record.items() if name.startswith("loss_")}
     return (
         f"loss {record['loss']:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in parts.items())})  "
-        f"RankMe {record['rankme']:.1f}  {record['images_per_second']:.0f} images/s  "
+        f"RankMe {record['rankme']:.1f}  {_probe(record)}{record['images_per_second']:.0f} images/s  "
         f"wait {100 * record['wait_fraction']:.0f} %"
     )
+
+
+def _probe(record: dict[str, Any]) -> str:
+    return f"kNN {record['probe_knn']:.3f}  " if "probe_knn" in record else ""
 
 
 class Display:

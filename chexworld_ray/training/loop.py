@@ -7,6 +7,7 @@ from typing import Any
 from chexworld_ray.config import Runtime, Science
 from chexworld_ray.errors import UserError
 from chexworld_ray.training.monitor import Monitor
+from chexworld_ray.training.probe import OnlineProbe
 from chexworld_ray.training.schedules import ema_momentum, learning_rate
 from chexworld_ray.training.state import TrainState
 from chexworld_ray.training.step import train_step
@@ -22,6 +23,7 @@ def train(
     workers: int,
     log: Callable[[dict[str, Any]], None],
     checkpoint: Callable[[TrainState], None],
+    probe: OnlineProbe | None = None,
 ) -> None:
     """Train to the end of the run. `shares` yields this worker's share of each global batch from `state.position` on.
 
@@ -43,10 +45,16 @@ def train(
         monitor.add(train_step(state, batches, science, workers), waited)
         ends = state.position >= state.total
         if ends or (state.position // science.global_batch) % runtime.log_batches == 0:
-            log(_record(state, science, monitor))
+            record = _record(state, science, monitor)
+            if probe is not None:
+                record |= probe.latest()
+                probe.offer(state.target, state.position)
+            log(record)
             _refuse_divergence(state, runtime)
         if ends or state.position // runtime.checkpoint_images > before // runtime.checkpoint_images:
             checkpoint(state)
+    if probe is not None:
+        probe.close()
 
 
 def _refuse_divergence(state: TrainState, runtime: Runtime) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -61,6 +62,13 @@ def crop_image(data: bytes, position: int, science: Science) -> tuple[np.ndarray
     height, width = pixels_HW.shape
     boxes_24 = crop_boxes(height, width, science.views, science.seed, position)
     return np.stack([cut(pixels_HW, box, size) for box in boxes_24]), boxes_24
+
+
+def whole_view(data: bytes, size: int) -> np.ndarray:
+    """uint8 size x size view of a whole image; the aspect ratio is squeezed, as it is in training crops."""
+    pixels_HW = decode_grey_jpeg(data)
+    shrinks = min(pixels_HW.shape) >= size
+    return cv2.resize(pixels_HW, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def crop_share(images: Sequence[bytes], positions: np.ndarray, science: Science, pool: Executor) -> CropBatch:
