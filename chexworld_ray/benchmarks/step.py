@@ -1,6 +1,7 @@
 """One training step: images/s, time of each part, model FLOP/s, memory, beside a plain timm ViT's step."""
 
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -159,22 +160,29 @@ def memory_over_steps(case: StepCase, steps: int, device: torch.device) -> dict[
 
 
 def memory_per_image(case: StepCase, device: torch.device) -> float | None:
-    """Bytes that one more image of a batch takes: from the peaks of a batch and of twice the batch."""
-    peaks = []
-    for batch_size in (case.batch, 2 * case.batch):
-        larger = replace(case, batch=batch_size)
-        science = replace(case.science, global_batch=batch_size)
-        _, batch = make_case_batch(larger, device)
-        state = start_state(science, 10**9, device)
-        prepare(state, case.runtime, science.optim, 1)
-        train_step(state, [batch], science, 1)
-        reset_peak(device)
-        train_step(state, [batch], science, 1)
-        wait(device)
-        peaks.append(peak_bytes(device))
-        del state, batch
+    """Bytes that one more image of a batch takes: from the peaks of a batch and of twice the batch, in processes of
+    their own, for memory that was freed counts in the peak of the process that freed it.
+    """
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        peaks = [
+            pool.apply(_peak_of, (replace(case, batch=size), str(device), torch.get_num_threads()))
+            for size in (case.batch, 2 * case.batch)
+        ]
     first, second = peaks
     return None if first is None or second is None else (second - first) / case.batch
+
+
+def _peak_of(case: StepCase, where: str, threads: int) -> int | None:
+    torch.set_num_threads(threads)
+    device = torch.device(where)
+    science = replace(case.science, global_batch=case.batch)
+    _, batch = make_case_batch(case, device)
+    state = start_state(science, 10**9, device)
+    prepare(state, case.runtime, science.optim, 1)
+    for _ in range(2):
+        train_step(state, [batch], science, 1)
+    wait(device)
+    return peak_bytes(device)
 
 
 def case_of(size: str, masks: MaskSettings, precision: Any, image_size: int, patch_size: int) -> Science:

@@ -57,7 +57,12 @@ class Pretrain:
 
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UserError(f"--name {self.name!r}: letters, digits, '.', '_' and '-' only")
-        settings = RunSettings(science=self.science, runtime=self.runtime)
+        science = self.science
+        if science.init is not None:
+            from chexworld_ray.training.initial import absolute
+
+            science = dataclasses.replace(science, init=absolute(science.init))
+        settings = RunSettings(science=science, runtime=self.runtime)
         run = pretrain(settings, urls(self.data), self.storage, self.name)
         newest = checkpoints(run.root)[-1]
         say(f"done: {newest.position} images seen; newest checkpoint {newest.root.url}")

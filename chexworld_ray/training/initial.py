@@ -65,6 +65,14 @@ def read_start(init: str, base: ModelSettings) -> Start:
     return Start(model, UNIT_PIXELS, tensors, tensors, None)
 
 
+def absolute(init: str) -> str:
+    """`init` as every worker and every later start finds it, wherever it stands: local paths from the root."""
+    if init.startswith(PREFIX):
+        name, at, file = init.partition("@")
+        return name + at + (place(file).url if file else "")
+    return place(init).url
+
+
 def start_from(state: TrainState, science: Science, pixels: tuple[float, float]) -> None:
     """Put the weights that `science.init` names into a fresh state; they see the same pixels as before.
 

@@ -10,7 +10,7 @@ import torch
 
 from chexworld_ray.config import ModelSettings, Science
 from chexworld_ray.errors import UserError
-from chexworld_ray.training.initial import model_of, read_start, start_from
+from chexworld_ray.training.initial import absolute, model_of, read_start, start_from
 from chexworld_ray.training.state import start_state
 
 BASE = ModelSettings(image_size=64, width=48, depth=2, heads=4, predictor_width=200, predictor_depth=1)
@@ -88,3 +88,12 @@ def test_another_patch_and_image_size_are_resampled(tmp_path: Path) -> None:
     state = start_state(science, 100, torch.device("cpu"))
     start_from(state, science, (0.0, 1.0))
     assert state.target(torch.rand(1, 96, 96)).shape == (1, 144, 192)
+
+
+def test_a_start_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and later starts stand in other folders."""
+    monkeypatch.chdir(tmp_path)
+    assert absolute("runs/first") == str(tmp_path / "runs" / "first")
+    assert absolute("timm:vit_tiny_patch16_224@vit.pth") == f"timm:vit_tiny_patch16_224@{tmp_path / 'vit.pth'}"
+    assert absolute("timm:vit_tiny_patch16_224") == "timm:vit_tiny_patch16_224"
+    assert absolute("memory://runs/first") == "memory:///runs/first"
