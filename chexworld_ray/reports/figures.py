@@ -39,7 +39,7 @@ def training_curves(records: Sequence[dict[str, Any]]) -> str:
         for name in names:
             seen = "probe_images_seen" if name == "probe_knn" else "images_seen"
             points = [(record[seen], record[name]) for record in records if record.get(name) is not None]
-            axis.plot(*zip(*points, strict=True), label=name, linewidth=1.4) if points else None
+            axis.plot(*zip(*points, strict=True), label=name, linewidth=1.4, marker=".") if points else None
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from chexworld_ray import load_encoder
 from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import read_results
@@ -73,3 +75,43 @@ def test_a_request_that_can_never_be_placed_is_one_line(
 def test_storage_that_workers_can_not_see_is_refused(ray_here: None, phantom_set: Manifest, tiny: RunSettings) -> None:
     with pytest.raises(UserError, match="memory://"):
         pretrain(tiny, [phantom_set.root.url], "memory://runs", "one")
+
+
+def test_a_run_that_diverges_stops_with_one_line(
+    ray_here: None, phantom_set: Manifest, tiny: RunSettings, storage: Path
+) -> None:
+    """It is not started again: that would end in the same place."""
+    optim = dataclasses.replace(tiny.science.optim, lr=1e30, warmup=0.0)
+    settings = dataclasses.replace(
+        tiny,
+        science=dataclasses.replace(tiny.science, optim=optim),
+        runtime=dataclasses.replace(tiny.runtime, max_skipped_in_row=4),
+    )
+    with pytest.raises(UserError, match="training diverged") as caught:
+        pretrain(settings, [phantom_set.root.url], str(storage), "diverged")
+    assert "\n" not in str(caught.value)
+    lines = [json.loads(line) for line in (storage / "diverged" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["skipped_fraction"] == 1.0
+
+
+@pytest.mark.slow
+def test_sharded_workers_and_a_start_from_another_run(
+    ray_here: None, phantom_set: Manifest, tiny: RunSettings, storage: Path, tmp_path: Path
+) -> None:
+    """FSDP2 on two workers goes on from a run of one: its first loss is where the other's last was."""
+    data = [phantom_set.root.url]
+    first = pretrain(tiny, data, str(tmp_path), "first")
+    optim = dataclasses.replace(tiny.science.optim, lr=1e-6)
+    science = dataclasses.replace(tiny.science, init=first.root.url, optim=optim)
+    runtime = dataclasses.replace(tiny.runtime, workers=2, sharding="fsdp", activation_checkpointing=True)
+    second = pretrain(RunSettings(science=science, runtime=runtime), data, str(tmp_path), "second")
+    ends, starts = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("first", "second")
+    )
+    assert abs(starts[0] - ends[-1]) < 0.5 * (ends[0] - ends[-1])
+    encoder, info = load_encoder(second.root.url)
+    other, _ = load_encoder(first.root.url, "target")
+    images = torch.rand(2, 48, 48)
+    assert info.images_seen == run.checkpoints(second.root)[-1].position
+    assert torch.nn.functional.cosine_similarity(encoder(images), other(images), dim=-1).min() > 0.99
