@@ -1,5 +1,6 @@
 """Probes and results on features whose answer is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,13 @@ def test_rare_labels_stay_out_of_the_mean() -> None:
     assert tasks["here/b"].positives == 4
     assert "here/mean" not in tasks  # one label left: nothing to average
     assert "here/mean" in {row.task for row in result_rows([trial])}
+
+
+def test_an_imported_run_at_position_0_is_told_from_its_random_start() -> None:
+    floor, imported = scored("published", 0, 0, 0.5), replace(scored("published", 0, 0, 2.0), random=False)
+    rows = result_rows([floor, imported])
+    assert {row.encoder for row in rows} == {"published@random", "published@0", "published@0 - random"}
+    assert all(row.value > 0 for row in rows if row.metric == "auroc_difference")
 
 
 def test_features_come_back_by_split(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch._dynamo.utils import counters
 
-from chexworld_ray.config import ModelSettings, OptimSettings, Runtime, Science
+from chexworld_ray.config import ModelSettings, ObjectiveSettings, OptimSettings, Runtime, Science
 from chexworld_ray.training import checkpoint
 from chexworld_ray.training.parallel import prepare, whole_state
 from chexworld_ray.training.state import TrainState, start_state
@@ -19,7 +19,13 @@ from chexworld_ray.training.step import train_step
 from chexworld_ray.views.batch import CropBatch, WorldModelBatch, make_batch
 
 MODEL = ModelSettings(image_size=48, patch_size=12, width=32, depth=2, heads=2, predictor_width=16, predictor_depth=1)
-SCIENCE = Science(model=MODEL, optim=OptimSettings(lr=1e-3, warmup=0.1), global_batch=4, precision="fp32")
+SCIENCE = Science(
+    model=MODEL,
+    objective=ObjectiveSettings(sigreg_weight=0.05, visible_weight=0.1),  # SIGReg looks across workers
+    optim=OptimSettings(lr=1e-3, warmup=0.1),
+    global_batch=4,
+    precision="fp32",
+)
 CPU = torch.device("cpu")
 STEPS, TOTAL = 3, 64
 
