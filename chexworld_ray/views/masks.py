@@ -33,6 +33,7 @@ def sample_masks(seed: int, positions_B: Tensor, views: int, grid: int, settings
     draws_MK4 = uniform(seed, positions_B, Purpose.BLOCKS, views, settings.target_blocks + 1, 4).flatten(0, 1)
     target_MN, block_MN = _blocks(draws_MK4, settings, grid)
     choice_MN = uniform(seed, positions_B, Purpose.TOKEN_CHOICE, views, grid * grid).flatten(0, 1)
+    target_MN = _leave_one(target_MN, choice_MN)
     # a rank of 0 is context first, then 1; targets are taken from 2. One draw serves both: no token is asked twice
     rank_MN = torch.where(target_MN, 2, torch.where(block_MN, 0, 1))
     key_MN = rank_MN + choice_MN
@@ -44,6 +45,13 @@ def sample_masks(seed: int, positions_B: Tensor, views: int, grid: int, settings
         target_index,
         target_MN.gather(1, target_index),
     )
+
+
+def _leave_one(target_MN: Tensor, choice_MN: Tensor) -> Tensor:
+    """On small grids blocks may cover every patch: then one is no target, for without context nothing is predicted."""
+    spared_M1 = choice_MN.argmin(dim=1, keepdim=True)
+    covered_M1 = target_MN.all(dim=1, keepdim=True)
+    return target_MN.scatter(1, spared_M1, target_MN.gather(1, spared_M1) & ~covered_M1)
 
 
 def _blocks(draws_MK4: Tensor, settings: MaskSettings, grid: int) -> tuple[Tensor, Tensor]:

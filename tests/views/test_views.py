@@ -175,6 +175,17 @@ def test_masks_keep_budgets_and_never_overlap(grid: int, at: list[int], blocks: 
             assert len(seen) + len(wanted) == grid * grid
 
 
+def test_every_view_has_context_also_where_blocks_cover_a_small_grid() -> None:
+    masks = sample_masks(0, torch.arange(20_000), 2, 4, MaskSettings())
+    assert masks.context_valid_MC.any(dim=1).all()
+    assert masks.target_valid_MT.any(dim=1).all()
+    covered = masks.context_valid_MC.sum(dim=1) == 1
+    assert covered.any(), "no view of this sample was covered: the case is not tested"
+    row = int(covered.nonzero()[0])
+    seen = masks.context_index_MC[row][masks.context_valid_MC[row]]
+    assert seen[0] not in masks.target_index_MT[row][masks.target_valid_MT[row]]
+
+
 def test_targets_have_no_spatial_bias() -> None:
     """WORLD_MODEL: asymmetry top/bottom at most 0.02, weakest row at least 0.23 of the centre row."""
     masks = sample_masks(0, torch.arange(10_000), 2, 14, MaskSettings())
