@@ -15,11 +15,6 @@ _STATUS, _CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def best_seconds(action: Callable[[], Any], repeats: int, device: torch.device | None = None) -> float:
     """Shortest of `repeats` runs (s), after one that is not counted; waits for the device."""
-    return min(all_seconds(action, repeats, device))
-
-
-def all_seconds(action: Callable[[], Any], repeats: int, device: torch.device | None = None) -> list[float]:
-    """Time of each of `repeats` runs (s), after one that is not counted."""
     action()
     wait(device)
     times = []
@@ -28,7 +23,7 @@ def all_seconds(action: Callable[[], Any], repeats: int, device: torch.device | 
         action()
         wait(device)
         times.append(time.perf_counter() - began)
-    return times
+    return min(times)
 
 
 def wait(device: torch.device | None) -> None:

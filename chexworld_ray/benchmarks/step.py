@@ -1,5 +1,6 @@
 """One training step: images/s, time of each part, model FLOP/s, memory, beside a plain timm ViT's step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
@@ -37,7 +38,6 @@ class StepCase:
     runtime: Runtime
     batch: int
     repeats: int
-    calibrate: bool = True
 
 
 def make_case_batch(case: StepCase, device: torch.device) -> tuple[CropBatch, WorldModelBatch]:
@@ -55,15 +55,10 @@ def make_case_batch(case: StepCase, device: torch.device) -> tuple[CropBatch, Wo
 
 def benchmark_step(case: StepCase, device: torch.device) -> dict[str, Any]:
     """One JSON object. Ratios to the calibrator (float32, same batch) carry over to other machines."""
-    science = replace(case.science, global_batch=case.batch)
-    calibrator = calibrator_seconds(science.model, case.batch, case.repeats, device) if case.calibrate else None
+    science = case.science
+    calibrator = calibrator_seconds(science.model, case.batch, case.repeats, device)
     crops, batch = make_case_batch(case, device)
-    state = start_state(science, 10**9, device)
-    prepare(state, case.runtime, science.optim, 1)
-
-    def step() -> None:
-        train_step(state, [batch], science, 1)
-
+    step = _stepper(case, batch, device)
     reset_peak(device)
     step()
     wait(device)
@@ -73,7 +68,7 @@ def benchmark_step(case: StepCase, device: torch.device) -> dict[str, Any]:
     making = best_seconds(lambda: make_batch(crops, science, 0.5, 0.25, device), case.repeats, device)
     flops = step_flops(science, batch, device)
     rate = matrix_rate(science.precision, device)
-    result: dict[str, Any] = {
+    return {
         "benchmark": "step",
         "machine": machine(device),
         "model": {"width": science.model.width, "depth": science.model.depth, "image_size": science.model.image_size},
@@ -91,10 +86,21 @@ def benchmark_step(case: StepCase, device: torch.device) -> dict[str, Any]:
         "matrix_gflop_per_second": round(rate / 1e9, 1),
         "peak_bytes": peak,
         "recompilations": counters["stats"]["unique_graphs"] - graphs,
+        "calibrator_seconds": round(calibrator, 4),
+        "ours_over_calibrator": round(seconds / calibrator, 3),
     }
-    if calibrator is not None:
-        result |= {"calibrator_seconds": round(calibrator, 4), "ours_over_calibrator": round(seconds / calibrator, 3)}
-    return result
+
+
+def _stepper(case: StepCase, batch: WorldModelBatch, device: torch.device) -> Callable[[], None]:
+    """A fresh state, and the call that takes one step of it."""
+    science = replace(case.science, global_batch=case.batch)
+    state = start_state(science, 10**9, device)
+    prepare(state, case.runtime, science.optim, 1)
+
+    def step() -> None:
+        train_step(state, [batch], science, 1)
+
+    return step
 
 
 def calibrator_seconds(model: ModelSettings, batch: int, repeats: int, device: torch.device) -> float:
@@ -147,13 +153,10 @@ def matrix_rate(precision: str, device: torch.device) -> float:
 
 def memory_over_steps(case: StepCase, steps: int, device: torch.device) -> dict[str, Any]:
     """Memory in use after a tenth of `steps` steps and after all of them: what grows would show."""
-    science = replace(case.science, global_batch=case.batch)
-    _, batch = make_case_batch(case, device)
-    state = start_state(science, 10**9, device)
-    prepare(state, case.runtime, science.optim, 1)
+    step = _stepper(case, make_case_batch(case, device)[1], device)
     early = None
     for number in range(1, steps + 1):
-        train_step(state, [batch], science, 1)
+        step()
         if number == max(1, steps // 10):
             early = memory_bytes(device)
     return {"steps": steps, "bytes_after_a_tenth": early, "bytes_after_all": memory_bytes(device)}
@@ -175,12 +178,9 @@ def memory_per_image(case: StepCase, device: torch.device) -> float | None:
 def _peak_of(case: StepCase, where: str, threads: int) -> int | None:
     torch.set_num_threads(threads)
     device = torch.device(where)
-    science = replace(case.science, global_batch=case.batch)
-    _, batch = make_case_batch(case, device)
-    state = start_state(science, 10**9, device)
-    prepare(state, case.runtime, science.optim, 1)
+    step = _stepper(case, make_case_batch(case, device)[1], device)
     for _ in range(2):
-        train_step(state, [batch], science, 1)
+        step()
     wait(device)
     return peak_bytes(device)
 

@@ -8,24 +8,18 @@ import pyarrow as pa
 import torch
 
 from chexworld_ray.models.encoder import Encoder
-from chexworld_ray.models.weights import EncoderInfo, normalise
+from chexworld_ray.models.weights import EncoderInfo, pooled_features
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.storage import Place, children
 from chexworld_ray.views.batch import whole_view
 
 KEYS = ("image_id", "dataset", "patient_id", "split")
-BATCH = 64
 
 
-@torch.inference_mode()
 def embed(encoder: Encoder, info: EncoderInfo, images: Iterable[bytes], device: torch.device) -> np.ndarray:
     """Mean over tokens after the final norm, NxD float32."""
-    views = [whole_view(data, info.model.image_size) for data in images]
-    parts = [
-        encoder(normalise(torch.from_numpy(np.stack(views[start : start + BATCH])).to(device), info)).mean(dim=1).cpu()
-        for start in range(0, len(views), BATCH)
-    ]
-    return torch.cat(parts).numpy()
+    views_NSS = np.stack([whole_view(data, info.model.image_size) for data in images])
+    return pooled_features(encoder, info, views_NSS, device)
 
 
 def feature_table(rows: pa.Table, features_ND: np.ndarray) -> pa.Table:

@@ -112,10 +112,9 @@ def _call(info: EncoderInfo, channels: int) -> str:
 
 def _safetensors(encoder: Encoder, info: EncoderInfo, path: Path, channels: int) -> tuple[str, Any]:
     """One channel: our own file, which `load_encoder` reads too. Three: as `timm`."""
-    if channels == 1:
-        save_encoder(timm_tensors(encoder, info, 1), path, info.model, (info.mean, info.std), info.images_seen)
-    else:
-        save_file(timm_tensors(encoder, info, channels), path)
+    if channels != 1:
+        return _timm(encoder, info, path, channels)
+    save_encoder(timm_tensors(encoder, info, 1), path, info.model, (info.mean, info.std), info.images_seen)
     return _timm_line(info, channels), _timm_model(info, channels, load_file(path))
 
 

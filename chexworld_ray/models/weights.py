@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
@@ -17,6 +18,7 @@ from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import resample
 
 HEADER_KEY = "chexworld_ray"
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,16 @@ def resampled(encoder: Encoder, info: EncoderInfo, image_size: int, patch_size: 
     tensors = resample(encoder.vit.state_dict(), model.grid, patch_size, swapped=model.compat != "none")
     changed.vit.load_state_dict(tensors)
     return changed.requires_grad_(False).eval(), replace(info, model=model)
+
+
+@torch.inference_mode()
+def pooled_features(encoder: Encoder, info: EncoderInfo, views_NSS: np.ndarray, device: torch.device) -> np.ndarray:
+    """Mean over tokens after the final norm, NxD float32, of uint8 grey views."""
+    parts = [
+        encoder(normalise(torch.from_numpy(views_NSS[start : start + BATCH]).to(device), info)).mean(dim=1).cpu()
+        for start in range(0, len(views_NSS), BATCH)
+    ]
+    return torch.cat(parts).numpy()
 
 
 def normalise(crops_BHW: Tensor, info: EncoderInfo) -> Tensor:

@@ -32,6 +32,13 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def to_png(figure: Figure) -> bytes:
+    """A picture file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()
+
+
 def training_curves(records: Sequence[dict[str, Any]]) -> str:
     """Small panels over images seen."""
     figure = Figure(figsize=(13, 5.2), layout="constrained")

@@ -1,10 +1,9 @@
 """Heat maps of what is context and what is target, beside the published rule."""
 
-import io
-
 from matplotlib.figure import Figure
 
 from chexworld_ray.config import MaskSettings
+from chexworld_ray.reports.figures import to_png
 from chexworld_ray.views.statistics import mask_statistics, published_target_probability
 
 IMAGES = 4_000
@@ -27,6 +26,4 @@ def masks_picture(settings: MaskSettings, grid: int, seed: int, batch: int = 128
     assert image is not None
     bar = figure.colorbar(image, ax=axes, fraction=0.03)
     bar.set_label("probability of a patch", fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    return buffer.getvalue()
+    return to_png(figure)

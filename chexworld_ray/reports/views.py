@@ -1,8 +1,5 @@
 """A picture of what training makes of images: crops, actions, masks."""
 
-import io
-
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -10,13 +7,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from chexworld_ray.config import Science
+from chexworld_ray.reports.figures import to_png
 from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.shards.reader import read_window
 from chexworld_ray.views.batch import CropBatch, WorldModelBatch, crop_image, make_batch
 
-matplotlib.use("Agg")
 COLOURS = ("tab:orange", "tab:cyan")
 COLUMNS = (
     "image and crops",
@@ -48,9 +45,7 @@ def views_picture(manifest: Manifest, science: Science, count: int = 4) -> bytes
         _draw_row(axes[number], decode_grey_jpeg(data), boxes[number], batch, number, science.model.grid)
     for axis, title in zip(axes[0], COLUMNS, strict=True):
         axis.set_title(title, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def _draw_row(

@@ -57,8 +57,9 @@ def read_start(init: str, base: ModelSettings) -> Start:
         return Start(info.model, (info.mean, info.std), encoder.vit.state_dict(), target.vit.state_dict(), predictor)
     if not exists(root):
         raise UserError(f"--init {init}: no such run or file")
-    if not root.is_local or is_encoder_file(fetch(root)):
-        encoder, info = read_encoder(fetch(root), init)
+    data = fetch(root)
+    if not root.is_local or is_encoder_file(data):
+        encoder, info = read_encoder(data, init)
         tensors = encoder.vit.state_dict()
         return Start(info.model, (info.mean, info.std), tensors, tensors, None)
     model, tensors = read_timm(root.path, base)
@@ -149,4 +150,7 @@ def upload(folder: Path, root: Place) -> None:
 
 def model_of(init: str, base: ModelSettings) -> ModelSettings:
     """Sizes of what `--init` names; what it does not determine is `base`'s."""
-    return read_timm(init, base, fetch=False)[0] if init.startswith(PREFIX) else read_start(init, base).model
+    if init.startswith(PREFIX):
+        return read_timm(init, base, fetch=False)[0]
+    root = place(init)
+    return run.load(root).science.model if exists(root / run.CONFIG) else read_start(init, base).model

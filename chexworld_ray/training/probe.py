@@ -16,6 +16,7 @@ from chexworld_ray.config import ModelSettings
 from chexworld_ray.metrics.classification import auroc
 from chexworld_ray.metrics.knn import knn_scores
 from chexworld_ray.models.encoder import Encoder
+from chexworld_ray.models.weights import EncoderInfo, pooled_features
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.views.batch import whole_view
@@ -23,7 +24,6 @@ from chexworld_ray.views.batch import whole_view
 BANK, QUERIES = "train", "val"
 MIN_OF_A_CLASS = 5
 PAUSE = 19  # times as long as the last probe took, before the next
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class OnlineProbe:
     """`offer` a target encoder at the logging cadence; `latest` is what the last finished probe found."""
 
     def __init__(self, sets: Sequence[ProbeSet], model: ModelSettings, pixels: tuple[float, float]) -> None:
-        self._sets, self._pixels = sets, pixels
+        self._sets, self._info = sets, EncoderInfo(model, *pixels, 0)
         self._copy = Encoder(model).requires_grad_(False).eval()
         self._thread: threading.Thread | None = None
         self._result: dict[str, float] = {}
@@ -114,18 +114,11 @@ class OnlineProbe:
     def _mean_auroc(self, device: torch.device) -> float:
         values = []
         for one in self._sets:
-            bank_ND, queries_QD = (self._features(views, device) for views in (one.bank_NSS, one.queries_QSS))
+            bank_ND, queries_QD = (
+                pooled_features(self._copy, self._info, views, device) for views in (one.bank_NSS, one.queries_QSS)
+            )
             for bank_truth, truth in one.labels.values():
                 known, asked = np.isfinite(bank_truth), np.isfinite(truth)
                 scores = knn_scores(bank_ND[known], bank_truth[known], queries_QD[asked])
                 values.append(float(auroc(truth[asked], scores)[0]))
         return float(np.mean(values))
-
-    @torch.inference_mode()
-    def _features(self, views_NSS: np.ndarray, device: torch.device) -> np.ndarray:
-        mean, std = self._pixels
-        parts = []
-        for start in range(0, len(views_NSS), BATCH):
-            views = torch.from_numpy(views_NSS[start : start + BATCH]).to(device).float() / 255.0
-            parts.append(self._copy((views - mean) / std).mean(dim=1).cpu())
-        return torch.cat(parts).numpy()

@@ -1,6 +1,6 @@
 """How often each patch is target or context, over many images; and under the published rule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,18 +24,14 @@ class MaskStatistics:
 def mask_statistics(seed: int, images: int, grid: int, settings: MaskSettings) -> MaskStatistics:
     """Over `images` images with two views each."""
     target, context = torch.zeros(grid * grid), torch.zeros(grid * grid)
-    slots = torch.zeros(2)
     for start in range(0, images, CHUNK):
         positions_B = torch.arange(start, min(start + CHUNK, images))
         masks = sample_masks(seed, positions_B, 2, grid, settings)
         target.index_add_(0, masks.target_index_MT.flatten(), masks.target_valid_MT.flatten().float())
         context.index_add_(0, masks.context_index_MC.flatten(), masks.context_valid_MC.flatten().float())
-        slots += torch.tensor([float(masks.context_index_MC.shape[1]), float(masks.target_index_MT.shape[1])]) * (
-            2.0 * len(positions_B)
-        )
     views = 2.0 * images
     used = {"context_used": float(context.sum()) / views, "target_used": float(target.sum()) / views}
-    budget_context, budget_target = (slots / views).tolist()
+    budget_context, budget_target = settings.budgets(grid)
     wasted = {
         "context_wasted": budget_context - used["context_used"],
         "target_wasted": budget_target - used["target_used"],
@@ -50,14 +46,7 @@ def published_target_probability(seed: int, images: int, grid: int, settings: Ma
     Block sizes are per batch there; that does not move the probabilities' shape. What does: sorted indices are cut to
     the smallest number of targets in the batch, so the patches at the bottom are dropped.
     """
-    everything = MaskSettings(
-        target_blocks=settings.target_blocks,
-        target_scale=settings.target_scale,
-        target_aspect=settings.target_aspect,
-        context_scale=settings.context_scale,
-        context_tokens=1,
-        target_tokens=grid * grid,
-    )
+    everything = replace(settings, context_tokens=1, target_tokens=grid * grid, overhang=False)
     hits = torch.zeros(grid * grid)
     for start in range(0, images, batch):
         masks: Masks = sample_masks(seed, torch.arange(start, start + batch), 1, grid, everything)
