@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chexworld_ray.benchmarks.measure import best_seconds, machine, memory_bytes, peak_bytes, reset_peak, wait
 from chexworld_ray.config import MaskSettings, ModelSettings, Runtime, Science
-from chexworld_ray.models.plain import plain_vit
+from chexworld_ray.models.export import plain_vit
 from chexworld_ray.training.parallel import prepare
 from chexworld_ray.training.state import TrainState, start_state
 from chexworld_ray.training.step import train_step
@@ -105,7 +105,7 @@ def _stepper(case: StepCase, batch: WorldModelBatch, device: torch.device) -> Ca
 
 def calibrator_seconds(model: ModelSettings, batch: int, repeats: int, device: torch.device) -> float:
     """A plain timm ViT in float32: forward on colour images, mean square, backward, AdamW (BASELINE's calibrator)."""
-    vit = plain_vit(model).to(device)
+    vit = plain_vit(model, 3).to(device)
     optimizer = torch.optim.AdamW(vit.parameters())
     images = torch.randn(batch, 3, model.image_size, model.image_size, device=device)
 

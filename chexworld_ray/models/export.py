@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import BIAS, IMAGENET, WEIGHT, PatchEmbedding, rescale, unfold
@@ -70,9 +71,8 @@ def network_input(grey_BHW: Tensor, info: EncoderInfo, channels: int) -> Tensor:
     return (grey_BHW[:, None] - mean) / std
 
 
-def timm_arguments(info: EncoderInfo, channels: int) -> dict[str, Any]:
+def timm_arguments(model: ModelSettings, channels: int) -> dict[str, Any]:
     """Arguments of `timm.create_model` beside the architecture's name."""
-    model = info.model
     arguments: dict[str, Any] = {
         "img_size": model.image_size,
         "patch_size": model.patch_size,
@@ -106,7 +106,7 @@ def _input_words(info: EncoderInfo, channels: int) -> str:
 
 
 def _call(info: EncoderInfo, channels: int) -> str:
-    arguments = ", ".join(f"{name}={value!r}" for name, value in timm_arguments(info, channels).items())
+    arguments = ", ".join(f"{name}={value!r}" for name, value in timm_arguments(info.model, channels).items())
     return f'timm.create_model("{ARCHITECTURE}", {arguments})'
 
 
@@ -126,9 +126,14 @@ def _timm_line(info: EncoderInfo, channels: int) -> str:
 
 
 def _timm_model(info: EncoderInfo, channels: int, tensors: dict[str, Tensor]) -> nn.Module:
-    model = timm.create_model(ARCHITECTURE, **timm_arguments(info, channels)).eval()
+    model = plain_vit(info.model, channels).eval()
     model.load_state_dict(tensors)
     return model
+
+
+def plain_vit(model: ModelSettings, channels: int) -> nn.Module:
+    """timm's own ViT of these sizes with random weights: no class token, all tokens out."""
+    return timm.create_model(ARCHITECTURE, **timm_arguments(model, channels))
 
 
 def _timm(encoder: Encoder, info: EncoderInfo, path: Path, channels: int) -> tuple[str, Any]:
@@ -137,7 +142,7 @@ def _timm(encoder: Encoder, info: EncoderInfo, path: Path, channels: int) -> tup
 
 
 def _hf(encoder: Encoder, info: EncoderInfo, path: Path, channels: int) -> tuple[str, Any]:
-    arguments = timm_arguments(info, channels)
+    arguments = timm_arguments(info.model, channels)
     model = _timm_model(info, channels, timm_tensors(encoder, info, channels))
     mean, std = IMAGENET if channels == 3 else ((info.mean,), (info.std,))
     size = (channels, info.model.image_size, info.model.image_size)

@@ -63,20 +63,19 @@ def query_positions(patches_T2: Tensor, relative_6: Tensor, grid: int) -> Tensor
 
 def _patches(batch: WorldModelBatch, direction: Direction, grid: int, every: bool) -> tuple[Tensor, Tensor]:
     """Patch index and validity, BxT each."""
-    masks, views = batch.masks, batch.clean_BVHW.shape[1]
+    masks, view = batch.masks, direction.target
     if direction.part == "domain":
-        return _of_view(masks.context_index_MC, views, direction.target), _of_view(
-            masks.context_valid_MC, views, direction.target
-        )
-    index_BT = _of_view(masks.target_index_MT, views, direction.target)
+        return by_view(masks.context_index_MC)[:, view], by_view(masks.context_valid_MC)[:, view]
+    index_BT = by_view(masks.target_index_MT)[:, view]
     if direction.part == "global" and every:
         index_BN = torch.arange(grid * grid, device=index_BT.device).expand(len(index_BT), -1)
         return index_BN, torch.ones_like(index_BN, dtype=torch.bool)
-    return index_BT, _of_view(masks.target_valid_MT, views, direction.target)
+    return index_BT, by_view(masks.target_valid_MT)[:, view]
 
 
-def _of_view(values_M: Tensor, views: int, view: int) -> Tensor:
-    return values_M.view(-1, views, values_M.shape[-1])[:, view]
+def by_view(values_M: Tensor) -> Tensor:
+    """Values of M = 2B views, those of an image adjacent, as Bx2x…"""
+    return values_M.view(-1, 2, values_M.shape[-1])
 
 
 def _relative(batch: WorldModelBatch, direction: Direction, tell_delta: bool) -> Tensor:

@@ -17,7 +17,7 @@ from chexworld_ray.config import ModelSettings, ObjectiveSettings
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.models.predictor import Predictor, QueryTensors
-from chexworld_ray.objectives.queries import Queries, make_queries, pick_views
+from chexworld_ray.objectives.queries import Queries, by_view, make_queries, pick_views
 from chexworld_ray.objectives.sigreg import SLICES, sigreg
 from chexworld_ray.objectives.tasks import TASKS
 from chexworld_ray.views.batch import WorldModelBatch
@@ -84,7 +84,7 @@ class WorldModel(nn.Module):
         """One encoder call on the visible patches of every (view, acted or clean) that some direction starts from."""
         views = [view for _, view in self.streams]
         images = torch.cat([(batch.seen_BVHW if acted else batch.clean_BVHW)[:, view] for acted, view in self.streams])
-        index, valid = (pick_views(_by_view(mask), views) for mask in _context_masks(batch))
+        index, valid = (pick_views(by_view(mask), views) for mask in _context_masks(batch))
         with record_function("step/encoder"):
             tokens = self.encoder(images, index, valid)
         return tokens.view(len(views), -1, *tokens.shape[1:])
@@ -93,7 +93,7 @@ class WorldModel(nn.Module):
         """One predictor call on all directions: RxBxTxD, or RxBx(K+T)xD where visible patches are predicted too."""
         directions = self.tasks.directions
         views = [direction.context for direction in directions]
-        index, valid = (pick_views(_by_view(mask), views) for mask in _context_masks(batch))
+        index, valid = (pick_views(by_view(mask), views) for mask in _context_masks(batch))
         context = torch.cat([context_CBKD[self.streams.index((d.acted, d.context))] for d in directions])
         asked = QueryTensors(
             queries.positions_RBT2.flatten(0, 1),
@@ -117,14 +117,14 @@ class WorldModel(nn.Module):
     def _visible_loss(self, batch: WorldModelBatch, predictions_RBKD: Tensor, targets_BVND: Tensor) -> Tensor:
         """The same loss on the patches that were seen, in their own view (V-JEPA 2.1), B."""
         views = [direction.context for direction in self.tasks.directions]
-        index, valid = (_stack_views(_by_view(mask), views) for mask in _context_masks(batch))
+        index, valid = (_stack_views(by_view(mask), views) for mask in _context_masks(batch))
         own = [number for number, d in enumerate(self.tasks.directions) if d.context == d.target]
         return self._losses(predictions_RBKD, index, valid, targets_BVND)[own].mean(dim=0)
 
     def _sigreg(self, batch: WorldModelBatch, context_CBKD: Tensor) -> Tensor:
         """SIGReg of the mean context token of every stream, the same value for each image, B."""
         views = [view for _, view in self.streams]
-        weights_CBK = _stack_views(_by_view(batch.masks.context_valid_MC), views).float()
+        weights_CBK = _stack_views(by_view(batch.masks.context_valid_MC), views).float()
         pooled_CBD = (context_CBKD.float() * weights_CBK[..., None]).sum(dim=2) / weights_CBK.sum(dim=2)[..., None]
         directions_DS = normal(0, batch.step_1, Purpose.SIGREG, pooled_CBD.shape[-1], SLICES)[0]
         weights_CB = batch.weights_B.repeat(len(views))
@@ -133,10 +133,6 @@ class WorldModel(nn.Module):
 
 def _context_masks(batch: WorldModelBatch) -> tuple[Tensor, Tensor]:
     return batch.masks.context_index_MC, batch.masks.context_valid_MC
-
-
-def _by_view(values_M: Tensor) -> Tensor:
-    return values_M.view(-1, 2, values_M.shape[-1])
 
 
 def _stack_views(values_BV: Tensor, views: list[int]) -> Tensor:
