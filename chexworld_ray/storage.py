@@ -9,6 +9,8 @@ import os
 import posixpath
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +20,22 @@ from fsspec.implementations.local import LocalFileSystem
 from chexworld_ray.errors import UserError
 
 # S3-compatible servers answer a read of a part with the checksum of the whole object, or refuse checksummed writes;
-# what must be whole (shards, checkpoints) carries a sha256 of its own
+# what must be whole (shards, checkpoints) carries a sha256 of its own. Throttling, 5xx and lost connections are tried
+# again, each time after a longer random pause of at most 20 s.
 _S3_OPTIONS: dict[str, Any] = {
     "config_kwargs": {
         "response_checksum_validation": "when_required",
         "request_checksum_calculation": "when_required",
+        "retries": {"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))},
     }
 }
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
+_NO_BUCKET = re.compile(r"(?i)bucket does not exist|NoSuchBucket")
 _USER_INFO = re.compile(r"://[^/@]+@")
+
+
+class StorageError(UserError):
+    """The storage refuses or can't be reached: the fault of no file in it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,11 @@ class Place:
 
     def __truediv__(self, name: str) -> "Place":
         return Place(self.fs, posixpath.join(self.path, name))
+
+    @property
+    def parent(self) -> "Place":
+        """The folder that holds it."""
+        return Place(self.fs, posixpath.dirname(self.path.rstrip("/")))
 
     @property
     def url(self) -> str:
@@ -72,9 +87,20 @@ def place(url: str) -> Place:
     return Place(fs, str(path))
 
 
+def resolve(root: Place, path: str) -> Place:
+    """The place of a path that is relative to a folder, or stands by itself (absolute, or a URL)."""
+    return place(path) if path.startswith("/") or "://" in path else root / path
+
+
 def fetch(url: Place) -> bytes:
-    """All bytes of a file."""
-    data = url.fs.cat_file(url.path)
+    """All bytes of a file.
+
+    Raises:
+        StorageError: the store can't be reached, or has no such bucket.
+        OSError: this file can't be read.
+    """
+    with _told(url, PermissionError):
+        data = url.fs.cat_file(url.path)
     assert isinstance(data, bytes)
     return data
 
@@ -83,31 +109,76 @@ def exists(url: Place) -> bool:
     """Whether there is a file or folder.
 
     Raises:
-        UserError: the store cannot be reached or refuses.
+        StorageError: the store cannot be reached or refuses.
     """
-    try:
+    with _told(url):
         url.fs.invalidate_cache()
         return bool(url.fs.exists(url.path))
+
+
+@contextmanager
+def _told(url: Place, *passed: type[OSError]) -> Iterator[None]:
+    """Turn what a remote store says into one line for the user; errors of types `passed`, and of one file, go on."""
+    try:
+        yield
+    except passed:
+        raise
     except Exception as error:
-        raise UserError(f"{url.url}: cannot be reached: {type(error).__name__}: {error}") from None
+        reason = None if url.is_local else _refusal(error)
+        if reason is None:
+            raise
+        raise StorageError(f"{url.url}: {reason}") from None
+
+
+def _refusal(error: Exception) -> str | None:
+    """What is wrong with the store, as its clients tell it; None where one file is the matter."""
+    said = " ".join(str(error).split())[:200]
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & _NO_CREDENTIALS:
+        return f"no credentials ({said}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+    if isinstance(error, FileNotFoundError) and _NO_BUCKET.search(f"{said} {type(error.__cause__).__name__}"):
+        return f"no such bucket ({said}); make it, or correct the URL"
+    if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
+        return None
+    if isinstance(error, PermissionError):
+        return f"the store refuses ({said}); check the credentials and what they may do"
+    if kinds & {"ConnectionError", "HTTPClientError", "TimeoutError", "ClientError", "ClientConnectionError"}:
+        return f"the store can't be reached ({said}); check AWS_ENDPOINT_URL and the network"
+    return f"the store fails, after several attempts ({said})" if isinstance(error, OSError) else None
 
 
 def write_bytes(url: Place, data: bytes) -> None:
-    """Write a file, whole or not at all; parents are made."""
+    """Write a file, whole or not at all; parents are made.
+
+    Raises:
+        StorageError: the store can't be reached or refuses; the disk is full or read-only.
+    """
     if not url.is_local:
-        url.fs.pipe_file(url.path, data)
+        with _told(url):
+            url.fs.pipe_file(url.path, data)
         return
-    os.makedirs(os.path.dirname(url.path), exist_ok=True)
     draft = f"{url.path}.{uuid.uuid4().hex}.draft"
     try:
+        os.makedirs(os.path.dirname(url.path), exist_ok=True)
         with open(draft, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, url.path)
+    except OSError as error:
+        raise StorageError(f"{url.path}: can't be written: {error.strerror or error}") from None
     finally:
         if os.path.exists(draft):
             os.remove(draft)
+
+
+def remove(url: Place) -> None:
+    """Remove a file or folder; nothing where there is none."""
+    try:
+        with _told(url):
+            url.fs.rm(url.path, recursive=True)
+    except FileNotFoundError:
+        return
 
 
 def write_json(url: Place, record: dict[str, Any]) -> None:
@@ -136,7 +207,8 @@ def children(url: Place) -> list[Place]:
     """Files and folders right below, by name; empty where there is no such folder."""
     url.fs.invalidate_cache()
     try:
-        entries = url.fs.ls(url.path, detail=False)
+        with _told(url):
+            entries = url.fs.ls(url.path, detail=False)
     except FileNotFoundError:
         return []
     return [Place(url.fs, str(entry).rstrip("/")) for entry in sorted(entries)]
@@ -144,5 +216,6 @@ def children(url: Place) -> list[Place]:
 
 def files_below(url: Place) -> list[Place]:
     """All files below a folder, by path."""
-    url.fs.invalidate_cache()
-    return [Place(url.fs, path) for path in sorted(url.fs.find(url.path))]
+    with _told(url):
+        url.fs.invalidate_cache()
+        return [Place(url.fs, path) for path in sorted(url.fs.find(url.path))]

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 os.environ.update(
@@ -17,12 +19,14 @@ os.environ.pop("RAY_ADDRESS", None)
 
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
 from chexworld_ray.shards import manifest as manifests
+from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.ingest import make_chunks
-from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.schema import Source
-from chexworld_ray.shards.sources.folder import read_folder
-from chexworld_ray.shards.writer import WriteSettings, write_chunk
-from chexworld_ray.storage import place, write_json
+from chexworld_ray.shards.manifest import Manifest, Release
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.source import Source
+from chexworld_ray.shards.sources.registry import read_source
+from chexworld_ray.shards.writer import write_chunk
+from chexworld_ray.storage import place
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -30,10 +34,17 @@ SHARED = Path(__file__).parents[2] / "shared"
 def write_data_set(source: Source, out: Path, settings: WriteSettings) -> Manifest:
     """What `runtime.ingest` does, one chunk after the other and without Ray."""
     root = place(str(out))
-    records = [write_chunk(c.index, c.rows, source.columns, settings, root) for c in make_chunks(source, settings)]
+    key, start = Pseudonyms(b"a key for tests"), place(source.root)
+    records = [
+        write_chunk(f"01-{chunk.index:05d}", chunk.rows, start, source.columns, settings, key, root)
+        for chunk in make_chunks(source, settings)
+    ]
     files = [file for record in records for file in record.files]
-    manifest = manifests.from_records(root, records, files, source.columns, [], settings, "test")
-    write_json(root / manifests.NAME, manifest.to_dict())
+    images = pa.concat_tables([record.images for record in records])
+    release = Release("test", source.found, images.num_rows, {}, source.ignored)
+    before = manifests.empty(root, asdict(settings))
+    manifest = manifests.add_release(before, release, files, images, source.columns, None)
+    manifests.publish(manifest)
     return manifest
 
 
@@ -51,8 +62,11 @@ def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def phantom_set(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    source, _ = read_folder(str(phantom_folder), TABLE, None, False)
-    return write_data_set(source, tmp_path_factory.mktemp("shards"), WriteSettings(row_group_images=16))
+    return write_data_set(
+        read_source(str(phantom_folder), labels=TABLE),
+        tmp_path_factory.mktemp("shards"),
+        WriteSettings(row_group_images=16),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def mistakes(tmp_path: Path, manifest: Manifest) -> dict[str, tuple[list[str], s
         "no manifest": (["inspect", str(empty)], "chexworld ingest"),
         "no such folder": (["ingest", nothing, *out], "no such folder"),
         "empty folder": (["ingest", str(empty), *out], "no images"),
-        "missing files": (["ingest", str(table), "--labels", "labels.csv", *out], "line 2"),
+        "missing files": (["ingest", str(table), "--labels", "labels.csv", *out], "row 1"),
         "no such table": (["ingest", str(table), "--labels", "other.csv", *out], "other.csv"),
         "corrupted manifest": (["inspect", str(broken)], "not valid JSON"),
         "old manifest": (["inspect", str(older)], "schema version 0"),

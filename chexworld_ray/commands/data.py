@@ -1,14 +1,15 @@
 """Data: phantoms, ingest, inspect. Arguments only; what does the work is imported inside `run`."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from chexworld_ray import recipes
-from chexworld_ray.commands.common import json_line
+from chexworld_ray.commands.common import UNPREFIXED, json_line
 from chexworld_ray.errors import UserError
+from chexworld_ray.shards.settings import CleanSettings, Dataset, WriteSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +39,29 @@ class Ingest:
     """Turn a folder of radiographs (JPEG, PNG, DICOM, …) into Parquet shards."""
 
     folder: Annotated[str, tyro.conf.Positional]
-    """Folder or URL; every image below it, or those that --labels names."""
+    """Folder or URL; every image below it, or those that --labels or the owner's tables name."""
     out: str
     """Where the shards go: a local path, s3://…, or whatever fsspec opens."""
+    dataset: Dataset = "folder"
+    """Whose layout the folder has."""
     labels: str | None = None
-    """CSV table, relative to the folder or to where you stand."""
+    """CSV table of a plain folder, relative to the folder or to where you stand."""
     label_columns: str | None = None
     """Columns that are labels, comma-separated; unset: those whose cells are all 1, 0, -1 or empty."""
     skip_missing: bool = False
     """Set rows aside whose file is missing, instead of stopping."""
+    append: bool = False
+    """Add a release to the data set at --out: a new version of its manifest."""
+    prefix: str = ""
+    """Put this before every image id: for releases that use the same file names."""
     longest_side: int = 512
-    """Larger images are shrunk to this."""
-    keep_borders: bool = False
-    """Leave black borders on."""
+    """Larger images are shrunk to this (pixels)."""
+    clean: Annotated[CleanSettings, UNPREFIXED] = field(default_factory=CleanSettings)
     val_fraction: float = 0.1
-    """Part of the patients that goes to val, where no split is given."""
+    """Part of the patients that goes to val, where the split is not given."""
     test_fraction: float = 0.2
-    """Part of the patients that goes to test, where no split is given."""
-    seed: int = 0
+    """Part of the patients that goes to test, where the split is not given."""
+    split_seed: int = 0
     """Seed of splits and shuffling."""
     json: bool = False
     """Print one JSON object on stdout at the end."""
@@ -64,28 +70,24 @@ class Ingest:
         from chexworld_ray.reports.text import describe_manifest
         from chexworld_ray.runtime.cluster import say
         from chexworld_ray.runtime.ingest import ingest
-        from chexworld_ray.shards.sources.folder import read_folder
-        from chexworld_ray.shards.writer import WriteSettings
+        from chexworld_ray.shards.ingest import with_prefix
+        from chexworld_ray.shards.sources.registry import read_source
 
         columns = tuple(self.label_columns.split(",")) if self.label_columns is not None else None
-        source, missing = read_folder(self.folder, self.labels, columns, self.skip_missing)
+        source = read_source(
+            self.folder, self.dataset, labels=self.labels, label_columns=columns, skip_missing=self.skip_missing
+        )
         settings = WriteSettings(
             longest_side=self.longest_side,
-            crop_borders=not self.keep_borders,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
-            seed=self.seed,
+            split_seed=self.split_seed,
+            clean=self.clean,
         )
-        manifest = ingest(source, missing, self.out, settings)
+        manifest = ingest(with_prefix(source, self.prefix) if self.prefix else source, self.out, settings, self.append)
         say(describe_manifest(manifest))
         if self.json:
-            json_line(
-                {
-                    "images": manifest.rows,
-                    "rejected": manifest.rejected,
-                    "data_version": manifest.data_version,
-                }
-            )
+            json_line(manifest.summary())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ def describe_manifest(manifest: Manifest) -> str:
     lines = [
         f"{manifest.root.url}: {counts['images']} images in {len(manifest.files)} files, "
         f"{counts['bytes'] / 1e6:.1f} MB, "
-        f"version {manifest.data_version}",
+        f"version {manifest.version} ({manifest.data_version})",
         f"grey mean {manifest.grey_mean:.4f}, std {manifest.grey_std:.4f} on [0, 1]; views "
         + ", ".join(f"{name} {rows}" for name, rows in sorted(counts["by_view"].items())),
     ]
@@ -29,9 +29,19 @@ def describe_manifest(manifest: Manifest) -> str:
                 lines.append(f"  {name}: positive/known " + ", ".join(cells))
     if manifest.masks:
         lines.append(f"masks: {', '.join(manifest.masks)}")
-    rejected = ", ".join(f"{reason} {count}" for reason, count in sorted(manifest.rejected.items()))
-    lines.append(f"rejected: {sum(manifest.rejected.values())}" + (f" ({rejected})" if rejected else ""))
+    if counts["flags"]:
+        lines.append(f"flags: {_listed(counts['flags'])}")
+    rejected, ignored = counts["rejected"], counts["ignored"]
+    lines.append(
+        f"found {counts['found']} = {counts['images']} accepted + {sum(rejected.values())} rejected"
+        + (f" ({_listed(rejected)})" if rejected else "")
+        + (f"; other files {sum(ignored.values())} ({_listed(ignored)})" if ignored else "")
+    )
     return "\n".join(lines)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def results_table(rows: Sequence[ResultRow]) -> str:

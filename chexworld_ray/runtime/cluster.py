@@ -66,6 +66,17 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def user_error(error: BaseException) -> UserError | None:
+    """The UserError that a task met, out of what Ray wraps around it."""
+    seen: list[BaseException] = [error]
+    for one in seen:
+        if isinstance(one, UserError):
+            return one
+        further = (getattr(one, "cause", None), one.__cause__, one.__context__)
+        seen += [deeper for deeper in further if isinstance(deeper, BaseException) and deeper not in seen]
+    return None
+
+
 def total(resource: str) -> float:
     """How much of a resource the alive nodes declare."""
     import ray

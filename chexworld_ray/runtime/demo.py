@@ -10,8 +10,8 @@ from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.evaluate import EvaluationSettings, evaluate
 from chexworld_ray.runtime.ingest import ingest
 from chexworld_ray.runtime.pretrain import pretrain
-from chexworld_ray.shards.sources.folder import read_folder
-from chexworld_ray.shards.writer import WriteSettings
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.storage import exists, fetch, place, write_bytes
 
 PHANTOM_SIZE = 256
@@ -27,8 +27,8 @@ def demo(out_url: str, images: int, seed: int) -> str:
         write_phantoms(phantoms, images, seed, PHANTOM_SIZE)
     connect()
     say("2/5 ingest")
-    source, missing = read_folder(phantoms.url, TABLE, None, False)
-    say(describe_manifest(ingest(source, missing, shards.url, WriteSettings(row_group_images=64))))
+    source = read_source(phantoms.url, labels=TABLE)
+    say(describe_manifest(ingest(source, shards.url, WriteSettings(row_group_images=64))))
     say("3/5 pretrain")
     settings = recipes.demo()
     record = to_dict(settings)

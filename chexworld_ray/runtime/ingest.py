@@ -1,113 +1,251 @@
 """Ray Data runs the chunks of an ingest; this file resumes, gathers and publishes."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
-import cloudpickle
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
-from chexworld_ray.runtime.cluster import connect, say
+from chexworld_ray.runtime.board import Board
+from chexworld_ray.runtime.cluster import connect, say, user_error
 from chexworld_ray.shards import manifest as manifests
-from chexworld_ray.shards.ingest import (
-    Chunk,
-    check_header_patients,
-    check_patients,
-    find_duplicates,
-    fingerprint,
-    make_chunks,
+from chexworld_ray.shards.duplicates import Duplicate
+from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
+from chexworld_ray.shards.ingest import Chunk, check_patients, fingerprint, make_chunks, settle, unsqueeze
+from chexworld_ray.shards.keys import IngestKey, ingest_key
+from chexworld_ray.shards.lock import locked
+from chexworld_ray.shards.manifest import KeyRecord, Manifest, Release
+from chexworld_ray.shards.parquet import read_table, write_table
+from chexworld_ray.shards.reader import read_images
+from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord, load_record, save_record
+from chexworld_ray.shards.schema import Columns
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.source import Reject, Source
+from chexworld_ray.shards.writer import SHARD_NAME, drop_rows, write_chunk
+
+WORK = "_ingest"  # lock and records of finished chunks, until the manifest is there
+STATE = "ingest.json"
+REJECTED_SCHEMA = pa.schema(
+    [("source_path", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("release", pa.int32())]
 )
-from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.parquet import write_table
-from chexworld_ray.shards.schema import Columns, Source
-from chexworld_ray.shards.writer import ChunkRecord, FileRecord, WriteSettings, drop_rows, write_chunk
-
-WORK = "_ingest"  # records of finished chunks, until the manifest is there
 
 
-def ingest(source: Source, missing: list[dict[str, str]], out_url: str, settings: WriteSettings) -> Manifest:
-    """Write a data set below `out_url`; interrupted, the same call goes on where it stopped.
+def ingest(source: Source, out_url: str, settings: WriteSettings, append: bool = False) -> Manifest:
+    """Write a data set below `out_url`, or add a release to it; interrupted, the same call goes on where it stopped.
 
     Raises:
-        UserError: another data set is there, a patient stands in two splits, or nothing could be read.
+        UserError: another data set is there, another ingest runs there, a patient stands in two splits, identifiers
+            were hashed with another key, or nothing could be read.
     """
     out = storage.place(out_url)
     check_patients(source)
     chunks = make_chunks(source, settings)
     mark = fingerprint(chunks)
-    if storage.exists(out / manifests.NAME):
-        present = manifests.load(out_url)
-        if present.fingerprint == mark:
-            say(f"{out_url} is complete already ({present.rows} images)")
-            return present
-        raise UserError(f"{out_url}: another data set is there; choose another --out, or remove it first")
-    records = _run(chunks, source.columns, settings, out)
-    check_header_patients(records)
-    files, duplicates = _drop_duplicates(records, settings, out)
-    rejected = missing + [row for record in records for row in record.rejected] + duplicates
-    if not files:
-        reasons = sorted({row["reason"] for row in rejected})
-        raise UserError(f"none of the {len(rejected)} images could be used: {'; '.join(reasons[:3])}")
-    result = manifests.from_records(out, records, files, source.columns, rejected, settings, mark)
-    _write_rejected(out, rejected)
-    storage.write_json(out / manifests.NAME, result.to_dict())
-    out.fs.rm((out / WORK).path, recursive=True)
+    before = _before(out, settings, append, mark)
+    if mark in [release.fingerprint for release in before.releases]:
+        say(f"{out_url} is complete already ({before.rows} images)")
+        storage.remove(out / WORK)
+        return before
+    with locked(out / WORK) as lock:
+        if _before(out, settings, append, mark).data_version != before.data_version:
+            raise UserError(f"{out_url}: another ingest has just completed there; start again")
+        key = _key(out, before)
+        records = _run(chunks, source, settings, key, before.version + 1, out)
+        lock.check()
+        result = _publish(before, records, source, settings, mark, key)
+        lock.stop()
+        storage.remove(out / WORK)
+    key.forget()
     return result
 
 
-def _record_file(out: storage.Place, chunk: Chunk) -> storage.Place:
-    return out / WORK / f"{chunk.index:05d}-{chunk.fingerprint[:16]}.json"
+def _before(out: storage.Place, settings: WriteSettings, append: bool, mark: str) -> Manifest:
+    """What is there already.
+
+    Raises:
+        UserError: it is not to be added to, or was made with other settings; or there is nothing to add to.
+    """
+    if not storage.exists(out / manifests.NAME):
+        if append:
+            raise UserError(f"--append: no data set at {out.url} yet; leave --append out for the first release")
+        return manifests.empty(out, asdict(settings))
+    before = manifests.load(out.url)
+    if mark in [release.fingerprint for release in before.releases]:
+        return before
+    if not append:
+        raise UserError(f"{out.url}: another data set is there; add to it with --append, or choose another --out")
+    wanted = asdict(settings)
+    if before.settings != wanted:
+        names = sorted(name for name in wanted if before.settings.get(name) != wanted[name])
+        told = ", ".join(f"{name} {before.settings.get(name)} (now {wanted[name]})" for name in names)
+        raise UserError(f"--append: {out.url} was ingested with other settings: {told}")
+    return before
 
 
-def _run(chunks: list[Chunk], columns: Columns, settings: WriteSettings, out: storage.Place) -> list[ChunkRecord]:
-    done = {file.name for file in storage.children(out / WORK)}
-    due = [chunk for chunk in chunks if _record_file(out, chunk).name not in done]
-    if len(due) < len(chunks):
-        say(f"{len(chunks) - len(due)} of {len(chunks)} chunks were done before; going on with the rest")
+def _key(out: storage.Place, before: Manifest) -> IngestKey:
+    """The key of this ingest; must be that of the releases before, and of an interrupted start.
+
+    Raises:
+        UserError: it is another one.
+    """
+    key = ingest_key(out.url)
+    mine = key.pseudonyms.fingerprint
+    if before.key is not None and before.key.fingerprint != mine:
+        key.forget()
+        told = f"a key with fingerprint {before.key.fingerprint}, not with this one ({mine}); set {KEY_VARIABLE} to it"
+        if before.key.random:
+            told = f"a random key that was not kept, so nothing can be added; ingest all again with {KEY_VARIABLE} set"
+        raise UserError(f"{out.url}: identifiers there were hashed with {told}")
+    state = out / WORK / STATE
+    if storage.exists(state):
+        started = storage.read_json(state).get("key")
+        if started != mine and any(load_record(file).keyed for file in _record_files(out)):
+            raise UserError(
+                f"{out.url}: the interrupted ingest hashed identifiers with another key (fingerprint {started}, this "
+                f"one {mine}); set {KEY_VARIABLE} to it, or remove {(out / WORK).url} and begin again"
+            )
+    storage.write_json(state, {"key": mine})
+    if key.note:
+        say(key.note)
+    return key
+
+
+def _record_files(out: storage.Place) -> list[storage.Place]:
+    return [file for file in storage.children(out / WORK) if file.name.endswith(".arrow")]
+
+
+def _run(
+    chunks: list[Chunk], source: Source, settings: WriteSettings, key: IngestKey, release: int, out: storage.Place
+) -> list[ChunkRecord]:
+    """Records of all chunks; those that were finished before are not done again."""
+    names = {chunk.index: f"{release:02d}-{chunk.index:05d}" for chunk in chunks}
+    files = {chunk.index: out / WORK / f"{names[chunk.index]}-{chunk.fingerprint[:16]}.arrow" for chunk in chunks}
+    shards = {file.name for file in storage.children(out)}
+    written = {file.name for file in _record_files(out)}
+    finished = {index: load_record(file) for index, file in files.items() if file.name in written}
+    done = {index: one for index, one in finished.items() if all(part.path in shards for part in one.files)}
+    due = [chunk for chunk in chunks if chunk.index not in done]
+    if done:
+        say(f"{len(done)} of {len(chunks)} chunks were done before; going on with the rest")
     if due:
         connect()
-        finished = len(chunks) - len(due)
-        for index in _stream(due, columns, settings, out):
-            finished += 1
-            say(f"chunk {finished} of {len(chunks)} (number {index}) written")
-    return [ChunkRecord.from_dict(storage.read_json(_record_file(out, chunk))) for chunk in chunks]
+        work = _work(source.columns, source.root, settings, out, names, files, key.pseudonyms)
+        for count, index in enumerate(_stream(due, work), start=len(done) + 1):
+            say(f"chunk {count} of {len(chunks)} (number {index}) written")
+            done[index] = load_record(files[index])
+    return [done[chunk.index] for chunk in chunks]
 
 
-def _stream(due: list[Chunk], columns: Columns, settings: WriteSettings, out: storage.Place) -> Iterator[int]:
-    import ray.data
+def _work(
+    columns: Columns,
+    root: str,
+    settings: WriteSettings,
+    out: storage.Place,
+    names: dict[int, str],
+    files: dict[int, storage.Place],
+    key: Pseudonyms,
+) -> Any:
+    """What Ray Data runs on a chunk. The key travels from process to process, never through a store or a file."""
+    import ray
+
+    board: Any = Board.remote()
+    ray.get(board.publish.remote("key", key))
 
     def work(batch: dict[str, Any]) -> dict[str, list[int]]:
-        chunk: Chunk = cloudpickle.loads(batch["chunk"][0])
-        record = write_chunk(chunk.index, chunk.rows, columns, settings, out)
-        storage.write_json(_record_file(out, chunk), record.to_dict())
-        return {"index": [chunk.index]}
+        index = int(batch["index"][0])
+        pseudonyms: Any = ray.get(board.fetch.remote("key"))
+        rows = unsqueeze(batch["chunk"][0])
+        place = storage.place(root)
+        record = write_chunk(names[index], rows, place, columns, settings, pseudonyms, out)
+        save_record(files[index], record)
+        return {"index": [index]}
 
-    blocks = [pa.table({"chunk": pa.array([cloudpickle.dumps(chunk)], pa.large_binary())}) for chunk in due]
-    rows = ray.data.from_arrow(blocks).map_batches(work, batch_size=None)  # type: ignore[arg-type]
-    for row in rows.iter_rows():
-        yield int(row["index"])
+    return work
 
 
-def _drop_duplicates(
-    records: list[ChunkRecord], settings: WriteSettings, out: storage.Place
-) -> tuple[list[FileRecord], list[dict[str, str]]]:
-    drops = find_duplicates(records)
-    files: list[FileRecord] = []
-    for file in (file for record in records for file in record.files):
-        if file.path in drops:
-            rewritten = drop_rows(out, file, set(drops[file.path]), settings.row_group_images)
-            files += [rewritten] if rewritten else []
-        else:
-            files.append(file)
-    rejected = [
-        {"image_id": dropped, "source_path": "", "reason": f"duplicate of: {kept}"}
-        for images in drops.values()
-        for dropped, kept in sorted(images.items())
+def _stream(due: list[Chunk], work: Any) -> Iterator[int]:
+    """Indices of chunks as they are finished.
+
+    Raises:
+        UserError: a worker met one (the storage refuses), told as if it had happened here.
+    """
+    import ray.data
+    from ray.exceptions import RayError
+
+    blocks = [
+        pa.table({"index": [chunk.index], "chunk": pa.array([chunk.squeeze()], pa.large_binary())}) for chunk in due
     ]
-    return files, rejected
+    try:
+        for row in ray.data.from_arrow(blocks).map_batches(work, batch_size=None).iter_rows():
+            yield int(row["index"])
+    except RayError as error:
+        raise user_error(error) or error from None
 
 
-def _write_rejected(out: storage.Place, rejected: list[dict[str, str]]) -> None:
-    schema = pa.schema([(name, pa.string()) for name in ("image_id", "source_path", "reason")])
-    write_table(out / manifests.REJECTED, pa.Table.from_pylist(rejected, schema=schema))
+def _publish(
+    before: Manifest,
+    records: list[ChunkRecord],
+    source: Source,
+    settings: WriteSettings,
+    mark: str,
+    key: IngestKey,
+) -> Manifest:
+    """Settle duplicates, then write rejected.parquet and the manifest."""
+    out = before.root
+    earlier = read_images(before)
+    new = pa.concat_tables([IMAGE_SCHEMA.empty_table(), *(record.images for record in records)])
+    kept, drops = settle(pa.concat_tables([earlier, new]), earlier.num_rows, settings.clean.near_duplicates)
+    files = _without(drops, [file for record in records for file in record.files], settings, out)
+    rejected = source.set_aside + [reject for record in records for reject in record.rejected]
+    rejected += [Reject(drop.source_path, drop.reason, drop.detail) for drop in drops]
+    _write_rejected(before, rejected)
+    if not files and not before.files:
+        reasons = sorted({f"{reject.reason} ({reject.detail})" for reject in rejected})
+        raise UserError(f"none of the {len(rejected)} images could be used: {'; '.join(reasons[:3])}")
+    assert kept.num_rows + len(rejected) == source.found, "an image got lost"
+    counts: dict[str, int] = {}
+    for reject in rejected:
+        counts[reject.reason] = counts.get(reject.reason, 0) + 1
+    release = Release(mark, source.found, kept.num_rows, dict(sorted(counts.items())), source.ignored)
+    keyed = any(record.keyed for record in records)
+    key_record = KeyRecord(key.pseudonyms.fingerprint, key.random) if keyed else None
+    result = manifests.add_release(before, release, files, kept, source.columns, key_record)
+    manifests.publish(result)
+    _sweep(result)
+    return result
+
+
+def _without(
+    drops: list[Duplicate], files: list[FileRecord], settings: WriteSettings, out: storage.Place
+) -> list[FileRecord]:
+    """Files without the rows that were set aside."""
+    ids: dict[str, set[str]] = {}
+    for drop in drops:
+        ids.setdefault(drop.file, set()).add(drop.image_id)
+    changed = [
+        drop_rows(out, file, ids[file.path], settings.row_group_images) if file.path in ids else file for file in files
+    ]
+    return [file for file in changed if file is not None]
+
+
+def _write_rejected(before: Manifest, rejected: list[Reject]) -> None:
+    """rejected.parquet of all releases; those of an interrupted attempt at this one are replaced."""
+    file = before.root / manifests.REJECTED
+    release = before.version + 1
+    rows = pa.Table.from_pylist([asdict(reject) | {"release": release} for reject in rejected], schema=REJECTED_SCHEMA)
+    if before.version:
+        earlier = read_table(file)
+        rows = pa.concat_tables([earlier.filter(pc.field("release") < release), rows])
+    write_table(file, rows)
+
+
+def _sweep(manifest: Manifest) -> None:
+    """Remove Parquet files that no version names: an interrupted ingest of other rows or settings left them."""
+    named = {file.path for file in manifest.files}
+    for file in storage.children(manifest.root):
+        if SHARD_NAME.fullmatch(file.name) and file.name not in named:
+            say(f"{file.url}: left by an interrupted ingest; removed")
+            storage.remove(file)

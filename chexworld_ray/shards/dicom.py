@@ -1,95 +1,210 @@
 """DICOM → grey pixels: modality and body part checked, window applied, MONOCHROME1 inverted."""
 
 import io
+import logging
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pydicom
+from pydicom import config
+from pydicom.dataset import FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.tag import Tag
+from pydicom.uid import ImplicitVRLittleEndian
 
-from chexworld_ray.shards.decode import Decoded, Rejected, robust_to_uint8, stretch_to_uint8
+from chexworld_ray.shards.decode import (
+    MIN_LEVELS,
+    Decoded,
+    Rejected,
+    check_size,
+    grey_and_colour,
+    stretch_to_uint8,
+)
+from chexworld_ray.shards.identity import MIN_NAME, HeaderIds
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 MODALITIES = {"CR", "DX", "DR", "RG"}
 CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "RIB", "PORT CHEST")
+MIN_WINDOW_CONTRAST = 8.0  # grey levels; a window that leaves less is a wrong window
+MAX_WINDOW_CLIPPED = 0.75  # part of the image that a window may turn all black or all white
+_IDENTIFIERS = (
+    "PatientID",
+    "AccessionNumber",
+    "PatientBirthDate",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "OtherPatientIDs",
+)
+_AFTER_PATIENT = Tag(0x0011, 0)
+
+# what pydicom has to say about a header quotes the header
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+config.settings.reading_validation_mode = config.IGNORE
 
 
-def decode_dicom(data: bytes) -> Decoded:
+def decode_dicom(data: bytes, max_megapixels: float) -> Decoded:
     """Decode one DICOM file that holds a projection radiograph of the chest.
 
     Raises:
-        decode.Rejected: other modality or body part, no or damaged pixels, no decoder for the transfer syntax.
+        decode.Rejected: other modality or body part, no or damaged pixels, no decoder for the transfer syntax. Its
+            `header` has the identifiers, its details never quote them.
     """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(io.BytesIO(data))
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError) as error:
-        raise Rejected(f"damaged DICOM: {error}") from None
-    _check_content(header)
+            header = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+            ids = _header_ids(header)
+    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        rejected = Rejected("damaged DICOM", type(error).__name__)
+        rejected.header = HeaderIds(readable=False)
+        raise rejected from None
+    try:
+        return _decode(header, ids, max_megapixels)
+    except Rejected as rejected:
+        cut = max(header.keys(), default=Tag(0, 0)) < _AFTER_PATIENT  # who it is about may have stood further on
+        rejected.header = replace(ids, readable=not cut)
+        if ids.in_text(rejected.detail):
+            rejected.detail = ""
+        raise
+
+
+def _decode(header: "Dataset", ids: HeaderIds, max_megapixels: float) -> Decoded:
+    _check_content(header, max_megapixels)
     flags: list[str] = []
-    pixels_HW = _window(header, _pixels(header))
-    if str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1":
-        pixels_HW, flags = 255 - pixels_HW, ["inverted_monochrome1"]
+    stored = _pixels(header)
+    photometric = str(header.get("PhotometricInterpretation", ""))
+    if photometric == "PALETTE COLOR":
+        stored = (apply_color_lut(stored, header) >> 8).astype(np.uint8)
+    if stored.ndim == 3:
+        bytes_HWC = stored if stored.dtype == np.uint8 else stretch_to_uint8(stored, 0.0, float(stored.max()))
+        pixels_HW, flags = grey_and_colour(bytes_HWC)
+    else:
+        pixels_HW = _window(header, stored)
+    if photometric == "MONOCHROME1":
+        pixels_HW, flags = 255 - pixels_HW, [*flags, "inverted_monochrome1"]
     if not header.get("BodyPartExamined"):
         flags.append("body_part_unknown")
-    return Decoded(
-        pixels_HW,
-        flags=flags,
-        patient_id=str(header.get("PatientID", "")) or None,
-        study_id=str(header.get("StudyInstanceUID", "")) or None,
-        view=str(header.get("ViewPosition", "")) or None,
+    if str(header.get("BurnedInAnnotation", "")).upper() == "YES":
+        flags.append("burned_in_annotation")
+    return Decoded(pixels_HW, flags=flags, header=ids, view=str(header.get("ViewPosition", "")) or None)
+
+
+def _header_ids(header: "Dataset") -> HeaderIds:
+    def text(keyword: str) -> str:
+        return str(header.get(keyword, "") or "").strip()
+
+    names = text("PatientName").replace("^", " ").replace("=", " ").replace(",", " ").casefold().split()
+    return HeaderIds(
+        patient=text("PatientID") or None,
+        study=text("StudyInstanceUID") or None,
+        exact=tuple(sorted({value for keyword in _IDENTIFIERS if (value := text(keyword))})),
+        names=tuple(sorted({name for name in names if len(name) >= MIN_NAME})),
     )
 
 
-def _check_content(header: "Dataset") -> None:
+def _check_content(header: "Dataset", max_megapixels: float) -> None:
     if "PixelData" not in header:
         raise Rejected("no pixel data")
     modality = str(header.get("Modality", ""))
     if modality not in MODALITIES:
-        raise Rejected(
-            f"modality {modality or 'unknown'} is not a projection radiograph ({', '.join(sorted(MODALITIES))})"
-        )
-    body_part = str(header.get("BodyPartExamined", "")).upper()
+        raise Rejected("modality", f"{modality[:16] or 'unknown'}, not one of {', '.join(sorted(MODALITIES))}")
+    body_part = str(header.get("BodyPartExamined", "") or "").upper()
     if body_part and not any(word in body_part for word in CHEST_WORDS):
-        raise Rejected(f"body part {body_part} is not chest")
-    frames = int(header.get("NumberOfFrames", 1) or 1)
+        raise Rejected("body part", f"{body_part[:16]}, not chest")
+    try:
+        frames = int(header.get("NumberOfFrames", 1) or 1)
+        rows, columns = int(header.Rows), int(header.Columns)
+    except (ValueError, TypeError, AttributeError):
+        raise Rejected("damaged DICOM", "frames, rows or columns are no numbers") from None
     if frames > 1:
-        raise Rejected(f"several frames ({frames})")
+        raise Rejected("several frames", str(frames))
+    check_size(columns, rows, max_megapixels)
 
 
 def _pixels(header: "Dataset") -> np.ndarray:
-    """Stored pixel values, HxW."""
-    syntax = header.file_meta.get("TransferSyntaxUID")
+    """Stored pixel values, HxW or HxWx3."""
+    syntax = header.file_meta.get("TransferSyntaxUID") if "file_meta" in header.__dict__ else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values = header.pixel_array
+            if syntax is None:
+                header.file_meta = FileMetaDataset()
+                header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            return np.asarray(header.pixel_array)
     except Exception as error:  # each decoder plug-in raises its own kinds
         name = getattr(syntax, "name", syntax)
-        raise Rejected(f"pixel data can't be decoded (transfer syntax {name}): {str(error).splitlines()[0]}") from None
-    if values.ndim == 3:
-        return values.astype(np.float32).mean(axis=-1)
-    return np.asarray(values)
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Rejected("pixel data can't be decoded", f"transfer syntax {name}: {said}") from None
 
 
-def _window(header: "Dataset", values: np.ndarray) -> np.ndarray:
-    """uint8 by the header's window or VOI table; by robust percentiles where it has none or a useless one."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+def _window(header: "Dataset", stored_HW: np.ndarray) -> np.ndarray:
+    """uint8 by the header's window or VOI table; by robust percentiles where it has none or a useless one.
 
-    values = apply_modality_lut(values, header)
-    if "WindowCenter" in header or "VOILUTSequence" in header:
-        try:
-            windowed = np.asarray(apply_voi_lut(values, header), np.float32)
-        except (ValueError, NotImplementedError, TypeError, KeyError):
-            windowed = np.zeros(1, np.float32)
-        low, high = float(windowed.min()), float(windowed.max())
-        if high > low:
-            pixels_HW = stretch_to_uint8(windowed, low, high)
-            if pixels_HW.std() >= 8:  # a window that leaves hardly any contrast is a wrong window
-                return pixels_HW
-    return robust_to_uint8(values)
+    Every stored value that occurs is mapped once, so that the cost hardly depends on the size of the image.
+
+    Raises:
+        Rejected: the values hardly differ.
+    """
+    lowest = int(stored_HW.min())
+    index_HW = (stored_HW.astype(np.int32) - lowest) if lowest else stored_HW
+    counts = np.bincount(index_HW.ravel())
+    levels = np.arange(lowest, lowest + counts.size)
+    padding = header.get("PixelPaddingValue")
+    outside = np.zeros(counts.size, bool)
+    if isinstance(padding, int):
+        limit = header.get("PixelPaddingRangeLimit", padding)
+        low, high = sorted((padding, limit if isinstance(limit, int) else padding))
+        outside = (levels >= low) & (levels <= high)
+    counts = np.where(outside, 0, counts)
+    occurring = np.flatnonzero(counts)
+    if not occurring.size or occurring[-1] - occurring[0] < MIN_LEVELS:
+        raise Rejected("constant image", "stored values hardly differ")
+    table = _by_header(header, levels.astype(stored_HW.dtype), counts)
+    if table is None:
+        table = _by_percentiles(_modality(header, levels.astype(stored_HW.dtype)), counts)
+    table[outside] = 255 if str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1" else 0
+    return table[index_HW]
+
+
+def _modality(header: "Dataset", levels: np.ndarray) -> np.ndarray:
+    try:
+        return np.asarray(apply_modality_lut(levels, header))
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        return levels
+
+
+def _by_header(header: "Dataset", levels: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
+    """uint8 of each level by window or VOI table; None where there is none, or none that shows anything."""
+    if "WindowCenter" not in header and "VOILUTSequence" not in header:
+        return None
+    try:
+        windowed = np.asarray(apply_voi_lut(_modality(header, levels), header), np.float32)
+    except (ValueError, NotImplementedError, TypeError, KeyError, AttributeError, IndexError):
+        return None
+    used = windowed[counts > 0]
+    low, high = float(used.min()), float(used.max())
+    if not high > low:
+        return None
+    table = stretch_to_uint8(windowed, low, high)
+    part = counts / counts.sum()
+    mean = float((part * table).sum())
+    contrast = float((part * (table.astype(np.float64) - mean) ** 2).sum()) ** 0.5
+    clipped = float(part[(table == 0) | (table == 255)].sum())
+    return table if contrast >= MIN_WINDOW_CONTRAST and clipped <= MAX_WINDOW_CLIPPED else None
+
+
+def _by_percentiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """uint8 of each level, the used range stretched; a thousandth of the pixels at either end may saturate."""
+    order = np.argsort(values, kind="stable")
+    part = np.cumsum(counts[order]) / counts.sum()
+    low = float(values[order[int(np.searchsorted(part, 0.001))]])
+    high = float(values[order[min(int(np.searchsorted(part, 0.999)), part.size - 1)]])
+    if high <= low:
+        low, high = float(values[counts > 0].min()), float(values[counts > 0].max())
+    return stretch_to_uint8(values, low, high)

@@ -2,21 +2,50 @@
 
 import hashlib
 import json
+import zlib
 from collections import defaultdict
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pyarrow as pa
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.shards.schema import Source, SourceRow, canonical_view, projection
-from chexworld_ray.shards.writer import ChunkRecord, WriteSettings
+from chexworld_ray.shards.duplicates import Duplicate, find_duplicates
+from chexworld_ray.shards.identify import row_split
+from chexworld_ray.shards.schema import canonical_view, projection
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.source import TRAIN_VAL, Source, SourceRow, pack, unpack
+
+SMALLEST_SHARE = 8  # a small set is cut finer than `file_images`, into so many chunks
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that one task turns into files, and a fingerprint of all that its result depends on."""
+    """Packed rows that one task turns into files, and a fingerprint of all that its result depends on."""
 
     index: int
-    rows: list[SourceRow]
+    packed: list[bytes]
     fingerprint: str
+
+    @property
+    def rows(self) -> list[SourceRow]:
+        """The rows, unpacked."""
+        return [unpack(text) for text in self.packed]
+
+    def squeeze(self) -> bytes:
+        """The rows as few bytes, to travel."""
+        return zlib.compress(b"\n".join(self.packed), 1)
+
+
+def unsqueeze(data: bytes) -> list[SourceRow]:
+    """The inverse of Chunk.squeeze."""
+    return [unpack(text) for text in zlib.decompress(data).split(b"\n")]
+
+
+def with_prefix(source: Source, prefix: str) -> Source:
+    """The source with a prefix before every image id, for folders that use the same file names."""
+    packed = [pack(replace(row, image_id=prefix + row.image_id)) for row in source]
+    return replace(source, packed=packed)
 
 
 def check_patients(source: Source) -> None:
@@ -26,79 +55,87 @@ def check_patients(source: Source) -> None:
         UserError: names the first such patient and how many there are.
     """
     splits: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in source.rows:
+    for row in source:
         if row.split:
             splits[row.dataset, row.patient_id or row.image_id].add(row.split)
     leaks = sorted(patient for patient, names in splits.items() if len(names) > 1)
     if leaks:
+        words = " and ".join(sorted(splits[leaks[0]])).replace(TRAIN_VAL, "train")
         raise UserError(
-            f"{len(leaks)} patients stand in more than one split, first {leaks[0][1]!r} in "
-            f"{' and '.join(sorted(splits[leaks[0]]))}; put each patient into one split, "
-            "or leave the column `split` out"
+            f"{len(leaks)} patients stand in more than one split, first {leaks[0][1]!r} in {words}; "
+            "put each patient into one split, or leave the column `split` out"
         )
 
 
 def make_chunks(source: Source, settings: WriteSettings) -> list[Chunk]:
-    """Rows shuffled by a seeded hash, kept apart by split and projection, cut into files' worth.
+    """Rows shuffled by a seeded hash, kept apart by split and projection where they are known, cut into files' worth.
 
     A small set is cut finer than `file_images`, so that several tasks share the work.
     """
-    groups: dict[tuple[str, str], list[SourceRow]] = defaultdict(list)
-    for row in sorted(source.rows, key=lambda row: _hash(f"{settings.seed}:{row.image_id}")):
-        groups[row.split or "", projection(canonical_view(row.view))].append(row)
-    size = min(settings.file_images, max(settings.row_group_images, -(-len(source.rows) // 8)))
-    cuts = [rows[start : start + size] for _, rows in sorted(groups.items()) for start in range(0, len(rows), size)]
+    groups: dict[tuple[str, str], list[tuple[bytes, int]]] = defaultdict(list)
+    for at, row in enumerate(source):
+        split = row.split or ""
+        if row.patient_id is not None or split not in ("", TRAIN_VAL):
+            split = row_split(row, row.patient_id or row.image_id, settings)
+        order = hashlib.blake2b(f"{settings.split_seed}:{row.image_id}".encode(), digest_size=16).digest()
+        groups[split, projection(canonical_view(row.view))].append((order, at))
+    count = len(source.packed)
+    size = min(settings.file_images, max(settings.row_group_images, -(-count // SMALLEST_SHARE)))
     common = json.dumps([asdict(settings), asdict(source.columns)], sort_keys=True)
-    return [Chunk(index, rows, _hash(common + "\n".join(map(_row_text, rows)))) for index, rows in enumerate(cuts)]
-
-
-def _row_text(row: SourceRow) -> str:
-    """All that a row says, the same in every process."""
-    places = {"path": row.path.url, "masks": {organ: mask.url for organ, mask in row.masks.items()}}
-    plain = {field.name: getattr(row, field.name) for field in fields(row) if field.name not in places}
-    return json.dumps(plain | places, sort_keys=True)
+    chunks: list[Chunk] = []
+    for _, members in sorted(groups.items()):
+        members.sort()
+        for start in range(0, len(members), size):
+            packed = [source.packed[at] for _, at in members[start : start + size]]
+            digest = hashlib.sha256(common.encode() + b"\n".join(packed)).hexdigest()
+            chunks.append(Chunk(len(chunks), packed, digest))
+    return chunks
 
 
 def fingerprint(chunks: list[Chunk]) -> str:
     """Of a whole ingest: equal for the same rows and settings."""
-    return _hash("".join(chunk.fingerprint for chunk in chunks))
+    return hashlib.sha256("".join(chunk.fingerprint for chunk in chunks).encode()).hexdigest()
 
 
-def find_duplicates(records: list[ChunkRecord]) -> dict[str, dict[str, str]]:
-    """file → {image_id to drop: image_id of the copy that stays}.
+def settle(images: pa.Table, earlier: int, near: int | None) -> tuple[pa.Table, list[Duplicate]]:
+    """New images that stay (records.IMAGE_SCHEMA), and those that are set aside as copies or for a taken id.
 
-    Of byte-identical files the one outside `train` stays, so that no evaluation image is trained on; then the
-    first by image_id.
-    """
-    copies: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for record in records:
-        for image in record.images:
-            copies[image["sha256"]].append(image)
-    drops: dict[str, dict[str, str]] = defaultdict(dict)
-    for images in copies.values():
-        kept, *others = sorted(images, key=lambda image: (image["split"] == "train", image["image_id"]))
-        for image in others:
-            drops[image["file"]][image["image_id"]] = kept["image_id"]
-    return dict(drops)
-
-
-def check_header_patients(records: list[ChunkRecord]) -> None:
-    """Refuse a result in which a patient stands in two splits (patients known only from DICOM headers).
+    The first `earlier` rows of `images` are those of earlier releases.
 
     Raises:
-        UserError: names the first such patient.
+        UserError: a patient stands in two splits.
     """
-    splits: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for record in records:
-        for image in record.images:
-            splits[image["dataset"], image["patient_id"]].add(image["split"])
-    for (_, patient), names in sorted(splits.items()):
-        if len(names) > 1:
-            raise UserError(
-                f"patient {patient!r} (from the DICOM header) stands in splits {' and '.join(sorted(names))}; "
-                "give the patient in the table, or leave its column `split` out"
-            )
+    drops = find_duplicates(images, earlier, near)
+    dropped = {duplicate.image_id for duplicate in drops}
+    old_ids = set(images["image_id"].slice(0, earlier).to_pylist())
+    new = images.slice(earlier)
+    for row in new.filter(pa.array([name in old_ids for name in new["image_id"].to_pylist()], pa.bool_())).to_pylist():
+        if row["image_id"] not in dropped:
+            detail = "an earlier release has another image of this id; ingest with --prefix"
+            drops.append(Duplicate(row["image_id"], row["source_path"], row["file"], "id taken", detail))
+    gone = {(drop.file, drop.image_id) for drop in drops}
+    pairs = zip(new["file"].to_pylist(), new["image_id"].to_pylist(), strict=True)
+    kept = new.filter(pa.array([pair not in gone for pair in pairs], pa.bool_()))
+    check_leaks(pa.concat_tables([images.slice(0, earlier), kept]))
+    return kept, drops
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def check_leaks(images: pa.Table) -> None:
+    """Refuse images (dataset, patient_id, split) of which a patient stands in two splits.
+
+    Raises:
+        UserError: names the first such patient and how many there are.
+    """
+    leaks = leaking_patients(images)
+    if leaks:
+        raise UserError(
+            f"{len(leaks)} patients stand in more than one split, first {leaks[0]!r}; give the patient in the table, "
+            "or leave its column `split` out; in an added release use the owner's splits of the first"
+        )
+
+
+def leaking_patients(images: pa.Table) -> list[str]:
+    """Patients with images in several splits, by name."""
+    patients = images.group_by(["dataset", "patient_id"]).aggregate([("split", "count_distinct")])
+    several = patients.filter(pa.array(np.asarray(patients["split_count_distinct"]) > 1))
+    return sorted(several["patient_id"].to_pylist())

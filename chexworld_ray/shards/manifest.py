@@ -1,18 +1,49 @@
-"""`manifest.json`: all that can be known of a data set without opening a Parquet file."""
+"""`manifest.json`: all that can be known of a data set without opening a Parquet file.
+
+Each release that is ingested or appended makes a version, kept as `manifest-00001.json`, …; `manifest.json` is the
+newest. Files are never changed once a version names them, so every version stays readable.
+"""
 
 import hashlib
 import math
-from collections import defaultdict
-from dataclasses import asdict, dataclass
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from chexworld_ray.errors import UserError
+from chexworld_ray.shards.records import FileRecord
 from chexworld_ray.shards.schema import SCHEMA_VERSION, Columns
-from chexworld_ray.shards.writer import ChunkRecord, FileRecord, WriteSettings
-from chexworld_ray.storage import Place, exists, place, read_json
+from chexworld_ray.storage import Place, exists, place, read_json, write_json
 
 NAME = "manifest.json"
 REJECTED = "rejected.parquet"
+_VERSION_NAME = re.compile(r"manifest(?:-\d+)?\.json")
+
+
+@dataclass(frozen=True)
+class Release:
+    """What one ingest brought: accepted + rejected = found."""
+
+    fingerprint: str
+    found: int
+    images: int
+    rejected: dict[str, int]
+    """By reason."""
+    ignored: dict[str, int]
+    """Files that were no candidates, by kind."""
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """Under which key identifiers were hashed; the key itself is nowhere."""
+
+    fingerprint: str
+    random: bool
 
 
 @dataclass(frozen=True)
@@ -22,18 +53,48 @@ class Manifest:
     root: Place
     data_version: str
     files: list[FileRecord]
-    labels: tuple[str, ...]
-    masks: tuple[str, ...]
-    grey_mean: float
-    grey_std: float
-    rejected: dict[str, int]
-    settings: dict[str, Any]
-    fingerprint: str
+    columns: Columns
+    releases: list[Release]
+    pixel_sums: tuple[float, float, float]
+    """Pixels of all images: how many, their sum, and that of their squares, on the [0, 1] scale."""
+    settings: dict[str, Any] = field(repr=False)
+    key: KeyRecord | None = None
+    """None where no identifier was replaced by a keyed hash."""
+
+    @property
+    def version(self) -> int:
+        """Number of the newest release."""
+        return len(self.releases)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label columns, without their prefix."""
+        return self.columns.labels
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Mask columns, without their prefix."""
+        return self.columns.masks
 
     @property
     def rows(self) -> int:
         """Images in all files."""
         return sum(file.rows for file in self.files)
+
+    @property
+    def grey_mean(self) -> float:
+        """Mean of all pixels, on [0, 1]."""
+        return self.pixel_sums[1] / max(self.pixel_sums[0], 1.0)
+
+    @property
+    def grey_std(self) -> float:
+        """Standard deviation of all pixels, on [0, 1]."""
+        return math.sqrt(max(self.pixel_sums[2] / max(self.pixel_sums[0], 1.0) - self.grey_mean**2, 0.0))
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Images set aside, by reason."""
+        return _total(release.rejected for release in self.releases)
 
     def select(self, splits: tuple[str, ...], projections: tuple[str, ...]) -> list[FileRecord]:
         """Files of some splits and projections, by path: decided from the manifest alone."""
@@ -58,16 +119,26 @@ class Manifest:
                         into[value] = into.get(value, 0) + count
         return {
             "data_version": self.data_version,
+            "version": self.version,
+            "found": sum(release.found for release in self.releases),
             "images": self.rows,
             "by_dataset_and_split": {dataset: dict(splits) for dataset, splits in sorted(images.items())},
             "by_view": dict(views),
             "labels": labels,
             "masks": list(self.masks),
+            "flags": _total(file.flags for file in self.files),
             "rejected": self.rejected,
+            "ignored": _total(release.ignored for release in self.releases),
             "grey_mean": self.grey_mean,
             "grey_std": self.grey_std,
             "bytes": sum(file.bytes for file in self.files),
         }
+
+    def summary(self) -> dict[str, Any]:
+        """What became of all that was found: accepted (images) + rejected = found."""
+        counts = self.counts()
+        names = ("data_version", "version", "found", "images", "rejected", "ignored", "flags")
+        return {name: counts[name] for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """The record that is stored."""
@@ -76,51 +147,70 @@ class Manifest:
             "data_version": self.data_version,
             "counts": self.counts(),
             "files": [asdict(file) for file in self.files],
-            "labels": list(self.labels),
-            "masks": list(self.masks),
-            "grey_mean": self.grey_mean,
-            "grey_std": self.grey_std,
-            "rejected": self.rejected,
+            "columns": asdict(self.columns),
+            "releases": [asdict(release) for release in self.releases],
+            "pixel_sums": list(self.pixel_sums),
             "settings": self.settings,
-            "fingerprint": self.fingerprint,
+            "key": None if self.key is None else asdict(self.key),
         }
 
 
-def from_records(
-    root: Place,
-    records: list[ChunkRecord],
+def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(sorted(total.items()))
+
+
+def empty(root: Place, settings: dict[str, Any]) -> Manifest:
+    """A data set before its first release."""
+    return Manifest(root, "", [], Columns(), [], (0.0, 0.0, 0.0), settings)
+
+
+def add_release(
+    before: Manifest,
+    release: Release,
     files: list[FileRecord],
+    images: pa.Table,
     columns: Columns,
-    rejected: list[dict[str, str]],
-    settings: WriteSettings,
-    fingerprint: str,
+    key: KeyRecord | None,
 ) -> Manifest:
-    """The manifest of what was written."""
-    count, total, squares = (sum(record.pixel_sums[i] for record in records) for i in range(3))
-    mean = total / max(count, 1.0)
-    std = math.sqrt(max(squares / max(count, 1.0) - mean * mean, 0.0))
-    reasons: dict[str, int] = {}
-    for row in rejected:
-        kind = row["reason"].split(":")[0]
-        reasons[kind] = reasons.get(kind, 0) + 1
-    version = hashlib.sha256("".join(sorted(file.path + file.sha256 for file in files)).encode()).hexdigest()[:16]
-    return Manifest(
-        root, version, files, columns.labels, columns.masks, mean, std, reasons, asdict(settings), fingerprint
+    """The next version: files of a release, whose kept images (records.IMAGE_SCHEMA) give the pixel statistics."""
+    everything = before.files + files
+    sums = (float(np.asarray(images[name]).sum()) for name in ("pixels", "pixel_sum", "pixel_squares"))
+    old = before.pixel_sums
+    version = hashlib.sha256("".join(sorted(file.path + file.sha256 for file in everything)).encode()).hexdigest()[:16]
+    return replace(
+        before,
+        data_version=version,
+        files=everything,
+        columns=before.columns.union(columns),
+        releases=[*before.releases, release],
+        pixel_sums=(old[0] + next(sums), old[1] + next(sums), old[2] + next(sums)),
+        key=key or before.key,
     )
 
 
+def publish(manifest: Manifest) -> None:
+    """Write a version, then make it the newest: from then on the data set is there."""
+    record = manifest.to_dict()
+    write_json(manifest.root / f"manifest-{manifest.version:05d}.json", record)
+    write_json(manifest.root / NAME, record)
+
+
 def load(url: str) -> Manifest:
-    """Read and check the manifest of a data set.
+    """Read and check the manifest of a data set: the newest, or an older version by its file's URL.
 
     Raises:
         UserError: there is none, or it is damaged or from another schema version.
     """
-    root = place(url)
-    file = root / NAME
+    named = place(url)
+    root, name = (named.parent, named.name) if _VERSION_NAME.fullmatch(named.name) else (named, NAME)
+    file = root / name
     if not exists(root):
         raise UserError(f"{url}: no such data set (nothing is there)")
     if not exists(file):
-        raise UserError(f"{url}: no {NAME} there; `chexworld ingest` writes one when it completes")
+        raise UserError(f"{url}: no {name} there; `chexworld ingest` writes one when it completes")
     record = read_json(file)
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
@@ -128,21 +218,26 @@ def load(url: str) -> Manifest:
             f"this program reads {SCHEMA_VERSION}; ingest again"
         )
     try:
-        manifest = Manifest(
-            root,
-            record["data_version"],
-            [FileRecord(**entry) for entry in record["files"]],
-            tuple(record["labels"]),
-            tuple(record["masks"]),
-            float(record["grey_mean"]),
-            float(record["grey_std"]),
-            dict(record["rejected"]),
-            dict(record["settings"]),
-            str(record["fingerprint"]),
-        )
+        manifest = _from_dict(root, record)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file.url}: damaged manifest ({type(error).__name__}: {error}); ingest again") from None
     for entry in manifest.files:
         if sum(entry.row_groups) != entry.rows:
             raise UserError(f"{file.url}: damaged manifest: the row groups of {entry.path} do not add up to its rows")
     return manifest
+
+
+def _from_dict(root: Place, record: dict[str, Any]) -> Manifest:
+    columns, sums = record["columns"], record["pixel_sums"]
+    return Manifest(
+        root,
+        record["data_version"],
+        [FileRecord(**entry) for entry in record["files"]],
+        Columns(
+            tuple(columns["labels"]), tuple(columns["masks"]), tuple((name, kind) for name, kind in columns["meta"])
+        ),
+        [Release(**release) for release in record["releases"]],
+        (float(sums[0]), float(sums[1]), float(sums[2])),
+        dict(record["settings"]),
+        None if record["key"] is None else KeyRecord(**record["key"]),
+    )

@@ -7,11 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import Plan, Window, share_size
+from chexworld_ray.shards.records import IMAGE_SCHEMA
+from chexworld_ray.shards.schema import FIXED_FIELDS, column_type
 from chexworld_ray.storage import place
 
 STREAM_SCHEMA = pa.schema([("position", pa.int64()), ("image_id", pa.string()), ("image", pa.binary())])
 PADDING_POSITION = -1
+FIXED_NAMES = {field.name for field in FIXED_FIELDS}
 
 
 @lru_cache(maxsize=64)
@@ -22,12 +26,30 @@ def _footer(url: str) -> pq.FileMetaData:
 
 
 def read_row_group(url: str, index: int, columns: Sequence[str]) -> pa.Table:
-    """Some columns of one row group."""
+    """Some columns of one row group; label columns that came with a later release are all null."""
     file = place(url)
     with file.fs.open(file.path, "rb") as handle:
-        return pq.ParquetFile(handle, metadata=_footer(url), pre_buffer=True).read_row_group(
-            index, columns=list(columns)
-        )
+        parquet = pq.ParquetFile(handle, metadata=_footer(url), pre_buffer=True)
+        there = set(parquet.schema_arrow.names)
+        table = parquet.read_row_group(index, columns=[name for name in columns if name in there])
+    for name in columns:
+        if name not in there:
+            table = table.append_column(name, pa.nulls(table.num_rows, column_type(name)))
+    return table.select(list(columns))
+
+
+def read_images(manifest: Manifest) -> pa.Table:
+    """Who stands in which file of a data set (records.IMAGE_SCHEMA, without pixel sums), read without the pixels."""
+    names = [name for name in IMAGE_SCHEMA.names if name in FIXED_NAMES]
+    tables = [IMAGE_SCHEMA.empty_table()]
+    for record in manifest.files:
+        file = manifest.root / record.path
+        with file.fs.open(file.path, "rb") as handle:
+            table = pq.read_table(handle, columns=names)
+        full = {name: table[name] if name in names else pa.nulls(table.num_rows) for name in IMAGE_SCHEMA.names}
+        full["file"] = pa.array([record.path] * table.num_rows, pa.string())
+        tables.append(pa.table(full).cast(IMAGE_SCHEMA))
+    return pa.concat_tables(tables)
 
 
 def read_window(plan: Plan, window: Window, start: int, stop: int, global_batch: int, padding: int) -> pa.Table:

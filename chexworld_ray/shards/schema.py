@@ -1,14 +1,15 @@
-"""The Arrow schema of a shard (version 1) and the row that an adapter hands in."""
+"""The Arrow schema of a shard (version 2), and the words that views go by."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
 
-from chexworld_ray.storage import Place
+from chexworld_ray.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Projection = Literal["frontal", "lateral", "unknown"]
+Meta = tuple[tuple[str, Literal["number", "text"]], ...]
 
 BOX = pa.struct(
     [
@@ -33,6 +34,7 @@ FIXED_FIELDS = [
     pa.field("split", pa.string(), nullable=False),
     pa.field("source_path", pa.string(), nullable=False),
     pa.field("sha256", pa.string(), nullable=False),  # of the source file
+    pa.field("phash", pa.binary()),  # perceptual hash, 256 bits, where near duplicates were asked for
     pa.field("boxes", pa.list_(BOX)),
     pa.field("landmarks", pa.list_(LANDMARK)),
     pa.field("flags", pa.list_(pa.string())),
@@ -45,7 +47,23 @@ class Columns:
 
     labels: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
-    meta: tuple[tuple[str, Literal["number", "text"]], ...] = ()
+    meta: Meta = ()
+
+    def union(self, other: "Columns") -> "Columns":
+        """Columns of both.
+
+        Raises:
+            UserError: a meta column is a number in one and text in the other.
+        """
+        kinds = dict(self.meta)
+        for name, kind in other.meta:
+            if kinds.setdefault(name, kind) != kind:
+                raise UserError(f"column meta_{name} holds {kinds[name]}s in one release and {kind} in the other")
+        return Columns(
+            tuple(dict.fromkeys(self.labels + other.labels)),
+            tuple(dict.fromkeys(self.masks + other.masks)),
+            tuple(kinds.items()),
+        )
 
     def schema(self) -> pa.Schema:
         """Arrow schema of every shard of the data set."""
@@ -58,30 +76,9 @@ class Columns:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceRow:
-    """One image as an adapter found it. Coordinates are in pixels of the stored file."""
-
-    image_id: str
-    path: Place
-    dataset: str
-    patient_id: str | None = None
-    study_id: str | None = None
-    view: str | None = None
-    split: str | None = None
-    masks: dict[str, Place] = field(default_factory=dict)
-    labels: dict[str, float] = field(default_factory=dict)
-    meta: dict[str, float | str] = field(default_factory=dict)
-    boxes: list[dict[str, float | str]] = field(default_factory=list)
-    landmarks: list[dict[str, float | str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Source:
-    """All rows of a data set and the columns that they fill."""
-
-    rows: list[SourceRow]
-    columns: Columns
+def column_type(name: str) -> pa.DataType:
+    """Type of a label or mask column, by its prefix."""
+    return pa.binary() if name.startswith("mask_") else pa.float32()
 
 
 def projection(view: str) -> Projection:
@@ -96,6 +93,6 @@ def canonical_view(word: str | None) -> str:
     key = (word or "").strip().upper()
     if key.removeprefix("FRONTAL").strip() in {"AP", "PA"}:
         return f"frontal {key.removeprefix('FRONTAL').strip()}"
-    if key == "FRONTAL":
+    if key.startswith("FRONTAL"):
         return "frontal"
     return "lateral" if key in {"LATERAL", "LL", "RL", "LLD", "RLD", "LAT"} else "unknown"

@@ -1,24 +1,58 @@
-"""Ingest on Ray Data: complete, resumable, deterministic."""
+"""Ingest on Ray Data: complete, resumable, deterministic, appended to, and silent about who is in it."""
 
+import csv
+import os
 import shutil
+import stat
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dicoms import IDENTIFIERS, dicom
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.runtime import ingest as ingests
 from chexworld_ray.runtime.ingest import ingest
-from chexworld_ray.shards.manifest import load
-from chexworld_ray.shards.sources.folder import read_folder
-from chexworld_ray.shards.writer import WriteSettings
+from chexworld_ray.shards.identity import KEY_VARIABLE
+from chexworld_ray.shards.manifest import Manifest, load
+from chexworld_ray.shards.settings import CleanSettings, WriteSettings
+from chexworld_ray.shards.source import Source
+from chexworld_ray.shards.sources.registry import read_source
 
 SETTINGS = WriteSettings(row_group_images=16)
 
 
-def test_a_folder_becomes_a_data_set(ray_here: None, phantom_folder: Path, tmp_path: Path) -> None:
-    source, _ = read_folder(str(phantom_folder), "labels.csv", None, False)
-    manifest = ingest(source, [], str(tmp_path / "out"), SETTINGS)
+@pytest.fixture
+def phantoms(phantom_folder: Path) -> Source:
+    return read_source(str(phantom_folder), labels="labels.csv")
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where random keys are kept."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    return tmp_path / "state" / "chexworld_ray"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(manifest: Manifest) -> list[dict[str, object]]:
+    return [row for file in manifest.files for row in pq.read_table(manifest.root.path + "/" + file.path).to_pylist()]
+
+
+def rejected_of(out: Path) -> dict[str, tuple[str, str]]:
+    rows = pq.read_table(out / "rejected.parquet").to_pylist()
+    return {row["source_path"]: (row["reason"], row["detail"]) for row in rows}
+
+
+def test_a_folder_becomes_a_data_set(ray_here: None, phantoms: Source, tmp_path: Path) -> None:
+    manifest = ingest(phantoms, str(tmp_path / "out"), SETTINGS)
     assert manifest.rows == 96
     assert load(str(tmp_path / "out")) == manifest
     patients: dict[str, set[str]] = {}
@@ -34,58 +68,192 @@ def test_a_folder_becomes_a_data_set(ray_here: None, phantom_folder: Path, tmp_p
         assert all(len(landmarks) == 10 for landmarks in table["landmarks"].to_pylist())
     assert rows == 96
     assert all(len(splits) == 1 for splits in patients.values())
-    assert {path.name for path in (tmp_path / "out").glob("*.parquet")} == {
+    assert set(contents(tmp_path / "out")) == {
+        "manifest.json",
+        "manifest-00001.json",
         "rejected.parquet",
         *(file.path for file in manifest.files),
     }
+    assert manifest.summary()["ignored"] == {"csv": 1, "mask": 192}
 
 
-def test_an_interrupted_ingest_goes_on_and_ends_the_same(
-    ray_here: None, phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_ingest_goes_on_and_ends_with_the_same_bytes(
+    ray_here: None, phantoms: Source, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, _ = read_folder(str(phantom_folder), "labels.csv", None, False)
-    whole = ingest(source, [], str(tmp_path / "whole"), SETTINGS)
+    whole = ingest(phantoms, str(tmp_path / "whole"), SETTINGS)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    cut = tmp_path / "cut"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ingests, "_drop_duplicates", stop)
-        ingest(source, [], str(tmp_path / "cut"), SETTINGS)
-    records = sorted((tmp_path / "cut" / ingests.WORK).iterdir())
-    assert not (tmp_path / "cut" / "manifest.json").exists()
+        patch.setattr(ingests, "settle", stop)
+        ingest(phantoms, str(cut), SETTINGS)
+    records = sorted((cut / ingests.WORK).glob("*.arrow"))
+    assert not (cut / "manifest.json").exists()
     records[0].unlink()
-    kept = {path.name: path.stat().st_mtime_ns for path in records[1:]}
-    shutil.copytree(tmp_path / "cut" / ingests.WORK, tmp_path / "before")
+    lost = next(cut.glob("train-*.parquet"))
+    lost.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in cut.glob("*.parquet")}
+    shutil.copytree(cut, tmp_path / "before")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ingests, "_drop_duplicates", stop)
-        ingest(source, [], str(tmp_path / "cut"), SETTINGS)
-    assert {name: (tmp_path / "cut" / ingests.WORK / name).stat().st_mtime_ns for name in kept} == kept
-    again = ingest(source, [], str(tmp_path / "cut"), SETTINGS)
+        patch.setattr(ingests, "_write_rejected", stop)
+        ingest(phantoms, str(cut), SETTINGS)
+    redone = {name for name, at in kept.items() if (cut / name).stat().st_mtime_ns != at}
+    assert len(redone) < len(kept) / 2
+    again = ingest(phantoms, str(cut), SETTINGS)
+    assert contents(cut) == contents(tmp_path / "whole")
     assert again.data_version == whole.data_version
-    assert [file.sha256 for file in again.files] == [file.sha256 for file in whole.files]
+    assert not list(state.iterdir()), "a random key is forgotten when the ingest is complete"
 
 
-def test_bad_files_are_named_and_copies_set_aside(ray_here: None, bad_input: Path, tmp_path: Path) -> None:
-    source, _ = read_folder(str(bad_input), None, None, False)
-    manifest = ingest(source, [], str(tmp_path / "out"), WriteSettings())
-    rejected = {
-        row["image_id"]: row["reason"] for row in pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
-    }
-    assert manifest.rows + len(rejected) == len(source.rows)
-    assert rejected["ct_slice.dcm"].startswith("modality CT")
-    assert "chest" in rejected["jpeg2000_extremity.dcm"]
+def test_what_an_abandoned_ingest_left_is_removed(
+    ray_here: None, phantoms: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ingests, "settle", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        ingest(phantoms, str(tmp_path / "out"), replace(SETTINGS, test_fraction=0.5))
+    (tmp_path / "out" / "mine.parquet").write_bytes(b"the user's own")
+    manifest = ingest(phantoms, str(tmp_path / "out"), SETTINGS)
+    found = {path.name for path in (tmp_path / "out").glob("*.parquet")}
+    assert found == {"mine.parquet", "rejected.parquet", *(file.path for file in manifest.files)}
+
+
+def test_nothing_is_lost_of_the_bad_inputs(ray_here: None, bad_input: Path, tmp_path: Path, state: Path) -> None:
+    source = read_source(str(bad_input))
+    out = tmp_path / "out"
+    manifest = ingest(source, str(out), WriteSettings(clean=CleanSettings(near_duplicates=8)))
+    rejected = rejected_of(out)
+    assert manifest.rows + len(rejected) == source.found == 27
+    assert manifest.summary()["ignored"] == {"csv": 1, "md": 1}
+    assert rejected["ct_slice.dcm"][0] == "modality"
+    assert rejected["jpeg2000_extremity.dcm"] == ("body part", "EXTREMITY, not chest")
     copies = {"exact_copy.jpg", "Ünïcode name (1).JPG"}
-    assert len(copies & set(rejected)) == 1
-    kept = [
-        name for file in manifest.files for name in pq.read_table(tmp_path / "out" / file.path)["image_id"].to_pylist()
-    ]
-    assert len(copies & set(kept)) == 1
+    (dropped,) = copies & set(rejected)
+    (kept,) = copies & {row["image_id"] for row in rows_of(manifest)}
+    assert rejected[dropped] == ("duplicate", kept)
+    told = {row["file"]: row["expected"] for row in csv.DictReader((bad_input / "expected.csv").open(encoding="utf-8"))}
+    assert all("reject" in told[name] or name in copies for name in rejected), rejected
 
 
-def test_another_data_set_is_not_overwritten(ray_here: None, phantom_folder: Path, tmp_path: Path) -> None:
-    source, _ = read_folder(str(phantom_folder), "labels.csv", None, False)
-    first = ingest(source, [], str(tmp_path / "out"), SETTINGS)
-    assert ingest(source, [], str(tmp_path / "out"), SETTINGS) == first
-    with pytest.raises(UserError, match="another data set"):
-        ingest(source, [], str(tmp_path / "out"), WriteSettings(seed=1))
+def test_a_duplicate_of_an_evaluation_image_is_not_trained_on(ray_here: None, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_pictures(folder, {"a.png": 0, "b.png": 0, "c.png": 1})
+    (folder / "labels.csv").write_text("path,split\na.png,train\nb.png,test\nc.png,train\n")
+    settings = replace(SETTINGS, clean=CleanSettings(crop_borders=False))
+    manifest = ingest(read_source(str(folder), labels="labels.csv"), str(tmp_path / "out"), settings)
+    assert {(row["image_id"], row["split"]) for row in rows_of(manifest)} == {("b.png", "test"), ("c.png", "train")}
+    assert rejected_of(tmp_path / "out") == {"a.png": ("duplicate", "b.png")}
+    pixels = np.concatenate([np.asarray(make_phantom(7, n, 96).image_HW).ravel() for n in (0, 1)]) / 255
+    assert abs(manifest.grey_mean - pixels.mean()) < 0.01, "a dropped copy does not count in the statistics"
+
+
+def write_pictures(folder: Path, numbers: dict[str, int]) -> None:
+    import cv2
+
+    for name, number in numbers.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), make_phantom(7, number, 96).image_HW)
+
+
+def test_another_data_set_is_not_overwritten(ray_here: None, phantoms: Source, tmp_path: Path) -> None:
+    first = ingest(phantoms, str(tmp_path / "out"), SETTINGS)
+    assert ingest(phantoms, str(tmp_path / "out"), SETTINGS) == first
+    with pytest.raises(UserError, match="another data set is there"):
+        ingest(phantoms, str(tmp_path / "out"), replace(SETTINGS, split_seed=1))
+    with pytest.raises(UserError, match=r"other settings: split_seed 0 \(now 1\)"):
+        ingest(phantoms, str(tmp_path / "out"), replace(SETTINGS, split_seed=1), append=True)
+    with pytest.raises(UserError, match="no data set at"):
+        ingest(phantoms, str(tmp_path / "elsewhere"), SETTINGS, append=True)
+
+
+def test_a_release_is_appended_and_the_old_version_stays(ray_here: None, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    write_pictures(tmp_path / "one", {f"p{n}.png": n for n in range(6)})
+    write_pictures(tmp_path / "two", {"copy.png": 2, "new.png": 8, "p3.png": 9})
+    first = ingest(read_source(str(tmp_path / "one")), out, SETTINGS)
+    before = {name: data for name, data in contents(tmp_path / "out").items() if name.endswith(("1.json", "0.parquet"))}
+    second = ingest(read_source(str(tmp_path / "two")), out, SETTINGS, append=True)
+    assert (second.version, second.rows) == (2, 7)
+    assert rejected_of(tmp_path / "out")["copy.png"] == ("duplicate", "p2.png")
+    assert rejected_of(tmp_path / "out")["p3.png"][0] == "id taken"
+    assert load(out) == second
+    assert load(out + "/manifest-00001.json") == first
+    assert contents(tmp_path / "out").items() >= before.items(), "files of the first release are not touched"
+    assert {row["image_id"] for row in rows_of(second)} == {*(f"p{n}.png" for n in range(6)), "new.png"}
+    assert ingest(read_source(str(tmp_path / "two")), out, SETTINGS, append=True) == second, "done already"
+    summary = second.summary()
+    assert summary["images"] + sum(summary["rejected"].values()) == summary["found"] == 9
+
+
+def hospital(folder: Path) -> Source:
+    """Four DICOM files of two patients, two of them in a folder that is named like the patient; one is no chest."""
+    for number in range(4):
+        other = {} if number < 2 else {"PatientID": "77", "PatientName": "Doe^Jo", "BodyPartExamined": "CHEST"}
+        other |= {"BodyPartExamined": "KNEE"} if number == 1 else {}
+        name = f"MRN-0042-7781/{number}.dcm" if number < 2 else f"x/{number}.dcm"
+        pixels = make_phantom(5, number, 96).image_HW
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(dicom(pixels, SOPInstanceUID=f"1.2.3.{number}", **other))
+    return read_source(str(folder))
+
+
+def test_no_identifier_leaves_the_decoder(
+    ray_here: None, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "a secret of the hospital")
+    source = hospital(tmp_path / "in")
+    manifest = ingest(source, str(tmp_path / "out"), SETTINGS)
+    told = b"".join(contents(tmp_path / "out").values()) + "".join(capfd.readouterr()).encode()
+    for value in [*IDENTIFIERS.values(), "1.2.3.", "Wilhelmina", "Doe", "a secret of the hospital"]:
+        assert value.encode() not in told, value
+    rows = rows_of(manifest)
+    assert len(rows) == 3
+    assert len({row["patient_id"] for row in rows}) == 2
+    assert {row["source_path"] for row in rows} >= {"x/2.dcm", "x/3.dcm"}
+    (path,) = rejected_of(tmp_path / "out")
+    assert len(path) == 28
+    assert path.endswith(".dcm")
+    assert manifest.key is not None
+    assert not manifest.key.random
+    monkeypatch.setenv(KEY_VARIABLE, "another secret, just as long")
+    write_pictures(tmp_path / "more", {"a.png": 3})
+    with pytest.raises(UserError, match="hashed with a key with fingerprint"):
+        ingest(read_source(str(tmp_path / "more")), str(tmp_path / "out"), SETTINGS, append=True)
+
+
+def test_without_a_key_a_random_one_lasts_as_long_as_the_ingest(
+    ray_here: None, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = hospital(tmp_path / "in"), str(tmp_path / "out")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ingests, "settle", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        ingest(source, out, SETTINGS)
+    (kept,) = state.iterdir()
+    assert stat.S_IMODE(os.stat(kept).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(state).st_mode) == 0o700
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="hashed identifiers with another key"):
+        patch.setenv(KEY_VARIABLE, "a secret of the hospital")
+        ingest(source, out, SETTINGS)
+    manifest = ingest(source, out, SETTINGS)
+    assert not kept.exists()
+    assert manifest.key is not None
+    assert manifest.key.random
+    write_pictures(tmp_path / "more", {"a.png": 3})
+    with pytest.raises(UserError, match="a random key that was not kept"):
+        ingest(read_source(str(tmp_path / "more")), out, SETTINGS, append=True)
+
+
+def test_a_set_without_dicom_needs_no_key_to_grow(ray_here: None, tmp_path: Path, state: Path) -> None:
+    write_pictures(tmp_path / "one", {"a.png": 1})
+    write_pictures(tmp_path / "two", {"b.png": 2})
+    ingest(read_source(str(tmp_path / "one")), str(tmp_path / "out"), SETTINGS)
+    assert ingest(read_source(str(tmp_path / "two")), str(tmp_path / "out"), SETTINGS, append=True).rows == 2
+
+
+def test_when_nothing_can_be_used_the_reasons_are_told(ray_here: None, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 1 images could be used: empty file"):
+        ingest(read_source(str(tmp_path / "in")), str(tmp_path / "out"), SETTINGS)
+    assert rejected_of(tmp_path / "out") == {"a.png": ("empty file", "")}

@@ -19,9 +19,9 @@ from chexworld_ray.shards import reader
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import Plan, RowGroup, make_plan, segment_end, share_size
 from chexworld_ray.shards.reader import PADDING_POSITION, expected_positions, read_window
-from chexworld_ray.shards.schema import Source
-from chexworld_ray.shards.sources.folder import read_folder
-from chexworld_ray.shards.writer import WriteSettings
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.source import Source, pack
+from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.storage import place
 
 groups = st.lists(st.integers(1, 9), min_size=1, max_size=14)
@@ -133,13 +133,15 @@ def test_no_test_image_and_no_lateral_view_is_read(
     phantom_folder: Path, tmp_path: Path, write_set: Callable[[Source, Path, WriteSettings], Manifest]
 ) -> None:
     """Every row that the plan can reach, looked at in the files themselves."""
-    source, _ = read_folder(str(phantom_folder), "labels.csv", None, False)
+    source = read_source(str(phantom_folder), labels="labels.csv")
     splits, views = ("train", "val", "test", "train"), ("AP", "LATERAL", None, "PA")
     rows = [
         replace(row, patient_id=row.image_id, split=splits[number % 4], view=views[number // 4 % 4])
-        for number, row in enumerate(source.rows)
+        for number, row in enumerate(source)
     ]
-    manifest = write_set(Source(rows, source.columns), tmp_path, WriteSettings(row_group_images=8))
+    manifest = write_set(
+        replace(source, packed=[pack(row) for row in rows]), tmp_path, WriteSettings(row_group_images=8)
+    )
     plan = make_plan([manifest], Science().splits, Science().projections, 0)
     reached = [
         reader.read_row_group(plan.groups[group].url, plan.groups[group].index, ("split", "view")).slice(row, 1)

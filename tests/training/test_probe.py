@@ -18,9 +18,10 @@ from chexworld_ray.models.weights import EncoderInfo
 from chexworld_ray.phantoms.dataset import TABLE
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.reader import read_row_group
-from chexworld_ray.shards.schema import Source
-from chexworld_ray.shards.sources.folder import read_folder
-from chexworld_ray.shards.writer import WriteSettings
+from chexworld_ray.shards.schema import Columns
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.source import Source
+from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.training.loop import train
 from chexworld_ray.training.probe import OnlineProbe, read_probe_sets
 from chexworld_ray.training.state import start_state
@@ -36,7 +37,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def labelled(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory, write_set: WriteSet) -> Manifest:
     """Phantoms with enough of them in val."""
-    source, _ = read_folder(str(phantom_folder), TABLE, None, False)
+    source = read_source(str(phantom_folder), labels=TABLE)
     settings = WriteSettings(row_group_images=16, val_fraction=0.4)
     return write_set(source, tmp_path_factory.mktemp("labelled"), settings)
 
@@ -87,7 +88,7 @@ def test_the_probe_set_is_bounded_and_needs_labels(labelled: Manifest) -> None:
     whole = read_probe_sets([labelled], 48, 1000)[0]
     assert 20 <= len(one.bank_NSS) < 36  # row groups of 16 are read until there are 20
     assert len(whole.bank_NSS) > len(one.bank_NSS)
-    assert read_probe_sets([replace(labelled, labels=())], 48, 10) == []
+    assert read_probe_sets([replace(labelled, columns=Columns())], 48, 10) == []
 
 
 def test_training_logs_the_probe(labelled: Manifest) -> None:

@@ -1,0 +1,78 @@
+"""Masks: from pictures, run lengths or boxes to a boolean array, and to the PNG of a shard."""
+
+import io
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from PIL import Image
+
+from chexworld_ray.shards.decode import Rejected, open_picture
+from chexworld_ray.shards.source import MaskSource
+
+
+def decode_mask(data: bytes, max_megapixels: float = 100.0) -> np.ndarray:
+    """Boolean HxW of a mask picture (anything above 0 is inside).
+
+    Raises:
+        Rejected: not a picture.
+    """
+    return np.asarray(open_picture(data, max_megapixels).convert("L")) > 0
+
+
+def encode_mask(mask_HW: np.ndarray) -> bytes:
+    """1-bit PNG of a boolean mask."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask_HW).convert("1").save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def runs_to_mask(texts: Iterable[str], size: tuple[int, int]) -> np.ndarray:
+    """Boolean HxW of relative run lengths, column by column, as SIIM-ACR writes them.
+
+    Each text is "offset length offset length …", an offset counted from the end of the run before; several texts are
+    several regions, and the mask is their union.
+
+    Raises:
+        Rejected: not pairs of numbers, or a run leaves the image.
+    """
+    flat = np.zeros(size[0] * size[1], bool)
+    for text in texts:
+        try:
+            numbers = [int(word) for word in text.split()]
+        except ValueError:
+            raise Rejected("bad mask", f"run lengths {text[:40]!r} are not numbers") from None
+        if len(numbers) % 2 or any(number < 0 for number in numbers) or sum(numbers) > flat.size:
+            raise Rejected("bad mask", f"run lengths {text[:40]!r} do not fit {size[0]} x {size[1]} pixels")
+        at = 0
+        for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
+            at += offset
+            flat[at : at + length] = True
+            at += length
+    return flat.reshape(size[1], size[0]).T
+
+
+def boxes_to_mask(boxes: Iterable[dict[str, float]], size: tuple[int, int]) -> np.ndarray:
+    """Boolean HxW with every box {x, y, w, h} (pixels) filled."""
+    mask_HW = np.zeros(size, bool)
+    for box in boxes:
+        top, left = max(0, round(float(box["y"]))), max(0, round(float(box["x"])))
+        mask_HW[top : round(float(box["y"] + box["h"])), left : round(float(box["x"] + box["w"]))] = True
+    return mask_HW
+
+
+def source_mask(
+    mask: MaskSource, read: Callable[[str], bytes], boxes: list[dict[str, float]], stored: tuple[int, int]
+) -> np.ndarray:
+    """Boolean HxW of a row's mask, in the geometry of the stored file; `stored` is that file's height and width.
+
+    Raises:
+        Rejected: it can't be read.
+    """
+    if mask.kind == "runs":
+        return runs_to_mask(mask.values, mask.size)
+    if mask.kind == "boxes":
+        return boxes_to_mask(boxes, stored)
+    parts = [decode_mask(read(path)) for path in mask.values]
+    if len({part.shape for part in parts}) != 1:
+        raise Rejected("bad mask", f"the pictures of one mask differ in size: {', '.join(mask.values)}")
+    return np.logical_or.reduce(parts)

@@ -1,0 +1,95 @@
+"""CSV tables as owners write them: gzipped or not, with a byte-order mark, headers with holes, trailing commas."""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+from chexworld_ray.errors import UserError
+from chexworld_ray.shards.sources.listing import Listing
+from chexworld_ray.storage import Place, fetch
+
+BATCH = 10_000
+
+
+def read_table(file: Place) -> pa.Table:
+    """A CSV table, every cell a string without surrounding blanks; columns without a name get their number (`#12`).
+
+    Raises:
+        UserError: it can't be read, has no rows, or a line has not as many cells as the header.
+    """
+    try:
+        data = fetch(file)
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        names = _header(data)
+        table = arrow_csv.read_csv(
+            io.BytesIO(data),
+            read_options=arrow_csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, check_utf8=True
+            ),
+        )
+    except (pa.ArrowInvalid, csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
+        raise UserError(f"{file.url}: can't be read as a CSV table: {_said(error)}") from None
+    if not table.num_rows:
+        raise UserError(f"{file.url}: the table has no rows")
+    return table
+
+
+def _header(data: bytes) -> list[str]:
+    first = data.split(b"\n", 1)[0].decode("utf-8-sig")
+    names = [name.strip() for name in next(csv.reader([first]), [])]
+    taken: set[str] = set()
+    for number, name in enumerate(names):
+        if not name or name in taken:
+            names[number] = f"#{number}"
+        taken.add(names[number])
+    return names
+
+
+def _said(error: Exception) -> str:
+    """Arrow's message, rows counted as a text editor counts lines."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    head, mark, rest = text.partition("Row #")
+    number, _, said = rest.partition(":")
+    return f"{head}line {number}:{said}" if mark and number.isdigit() else text
+
+
+def cells(table: pa.Table) -> Iterator[dict[str, str]]:
+    """One dictionary a row, a batch of rows in memory at a time."""
+    for batch in table.to_batches(max_chunksize=BATCH):
+        for row in batch.to_pylist():
+            yield {name: value.strip() for name, value in row.items()}
+
+
+def owner_table(listing: Listing, names: list[str], what: str, columns: list[str]) -> Iterator[dict[str, str]]:
+    """Rows of the first of several tables of an owner that is there, with the columns that it must have.
+
+    Raises:
+        UserError: no such table, or a column is missing.
+    """
+    file = listing.root / listing.need(names, what)
+    table = read_table(file)
+    lacking = [name for name in columns if name not in table.column_names]
+    if lacking:
+        raise UserError(
+            f"{file.url}: no column {', '.join(map(repr, lacking))}; it has {', '.join(table.column_names[:20])}"
+        )
+    return cells(table)
+
+
+def number(text: str) -> float | None:
+    """The number a cell holds; None for an empty or unreadable one."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def label_name(text: str) -> str:
+    """An owner's label as a column name: 'Pleural Effusion' → 'pleural_effusion'."""
+    return "_".join(text.lower().replace("/", " ").replace("-", " ").split())

@@ -1,0 +1,80 @@
+"""Two ingests into one place: the second is refused, unless the first is dead."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chexworld_ray.errors import UserError
+from chexworld_ray.shards import lock as locks
+from chexworld_ray.shards.lock import LockLost, locked
+from chexworld_ray.storage import children, place, read_json, remove, write_json
+
+HOLD = (
+    "import sys, time\n"
+    "from chexworld_ray.shards.lock import locked\n"
+    "from chexworld_ray.storage import place\n"
+    "with locked(place(sys.argv[1])):\n"
+    "    print('held', flush=True)\n"
+    "    time.sleep(120)\n"
+)
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    folder = place(str(tmp_path / "work"))
+    with locked(folder) as lock:
+        with pytest.raises(UserError, match=f"another ingest writes there \\(process {os.getpid()}"), locked(folder):
+            pass
+        lock.check()
+    assert children(folder) == []
+    with locked(folder):
+        pass
+
+
+def test_a_killed_ingest_holds_nothing(tmp_path: Path) -> None:
+    folder = place(str(tmp_path / "work"))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder.path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"process {holder.pid}"), locked(folder):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with locked(folder):
+        assert len(children(folder)) == 1
+
+
+def test_a_lock_of_another_machine_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = place(str(tmp_path / "work"))
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.1)
+    foreign = folder / "lock-foreign.json"
+    write_json(foreign, {"host": "elsewhere", "name": "elsewhere", "pid": 1, "started": 0.0, "beat": 0})
+    with locked(folder, watch_seconds=0.3):
+        assert len(children(folder)) == 1, "a lock that is not renewed is removed"
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "_host", lambda: "elsewhere")
+        other = locks.Lock(folder)
+    with pytest.raises(UserError, match="another ingest writes there"), locked(folder, watch_seconds=0.3):
+        pass
+    other.release()
+
+
+def test_who_was_taken_for_dead_publishes_nothing(tmp_path: Path) -> None:
+    folder = place(str(tmp_path / "work"))
+    with locked(folder) as lock:
+        remove(lock.file)
+        with pytest.raises(LockLost, match="took over"):
+            lock.check()
+
+
+def test_a_lock_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.05)
+    with locked(place(str(tmp_path / "work"))) as lock:
+        end = time.monotonic() + 20
+        while read_json(lock.file)["beat"] < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)

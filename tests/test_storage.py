@@ -1,0 +1,150 @@
+"""Places: local and on a real S3 server, what goes wrong there, and what the user is told."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import s3fs
+from servers import SECRET, Answer, environment, free_port, proxy, s3_server
+
+from chexworld_ray.errors import UserError
+from chexworld_ray.storage import (
+    Place,
+    StorageError,
+    children,
+    exists,
+    fetch,
+    files_below,
+    place,
+    remove,
+    resolve,
+    write_bytes,
+)
+
+Use = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "bucket").mkdir()
+    with s3_server(folder) as port:
+        yield port
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
+    """Point S3 clients of this process at a port, with other variables where given."""
+
+    def set_environment(port: int, **other: str | None) -> None:
+        for name, value in (environment(port) | other).items():
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+
+    yield set_environment
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_files_come_and_go_on_s3_as_on_a_disk(server: int, use: Use, tmp_path: Path) -> None:
+    use(server)
+    for root in (place("s3://bucket/some"), place(str(tmp_path / "some"))):
+        assert not exists(root)
+        assert children(root) == []
+        write_bytes(root / "deep/a b.bin", b"one")
+        write_bytes(root / "deep/a b.bin", b"two")
+        assert fetch(root / "deep/a b.bin") == b"two"
+        assert [file.name for file in files_below(root)] == ["a b.bin"]
+        assert place((root / "deep/a b.bin").url) == root / "deep/a b.bin"
+        remove(root)
+        remove(root)
+        assert not exists(root / "deep/a b.bin")
+
+
+def test_paths_of_their_own_are_not_joined() -> None:
+    root = place("/data")
+    assert resolve(root, "a/b").path == "/data/a/b"
+    assert resolve(root, "/elsewhere/b").path == "/elsewhere/b"
+    assert resolve(root, "memory://x/y").path == "/x/y"
+
+
+def told(action: Callable[[], object]) -> str:
+    with pytest.raises(StorageError) as caught:
+        action()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert SECRET not in text
+    return text
+
+
+def everything(root: Place) -> list[Callable[[], object]]:
+    return [
+        lambda: exists(root / "a"),
+        lambda: write_bytes(root / "a", b"x"),
+        lambda: children(root),
+        lambda: files_below(root),
+    ]
+
+
+@pytest.mark.parametrize("wrong", [{"AWS_SECRET_ACCESS_KEY": "guess"}, {"AWS_ACCESS_KEY_ID": "guess"}])
+def test_wrong_credentials_are_one_clear_line(server: int, use: Use, wrong: dict[str, str]) -> None:
+    use(server, **wrong)
+    for action in everything(place("s3://bucket")):
+        assert "the store refuses" in told(action)
+    with pytest.raises(PermissionError):
+        fetch(place("s3://bucket/a"))  # whose fault it is, is found out by asking for the folder
+
+
+def test_missing_credentials_are_one_clear_line(server: int, use: Use, tmp_path: Path) -> None:
+    none = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"), "AWS_CONFIG_FILE": str(tmp_path / "none")}
+    use(server, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, **none)
+    for action in everything(place("s3://bucket")):
+        assert "no credentials" in told(action)
+
+
+def test_a_missing_bucket_is_one_clear_line(server: int, use: Use) -> None:
+    use(server)
+    root = place("s3://buckett/data")
+    assert "no such bucket" in told(lambda: write_bytes(root / "a", b"x"))
+    assert "no such bucket" in told(lambda: fetch(root / "a"))
+
+
+def test_a_server_that_is_not_there_is_one_clear_line(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(free_port())
+    monkeypatch.setattr("chexworld_ray.storage._S3_OPTIONS", {"config_kwargs": {"retries": {"total_max_attempts": 1}}})
+    for action in everything(place("s3://bucket")):
+        assert "can't be reached" in told(action)
+
+
+def test_throttling_and_server_errors_are_tried_again(server: int, use: Use) -> None:
+    answers = [Answer(503, "SlowDown"), Answer(500, "InternalError"), Answer(0, ""), Answer(502, "BadGateway")]
+
+    def decide(number: int, _method: str, _path: str) -> Answer | None:
+        return None if number % 5 else answers[number // 5 % len(answers)]
+
+    with proxy(server, decide) as before:
+        use(before.port)
+        root = place("s3://bucket/flaky")
+        for number in range(6):
+            write_bytes(root / f"{number}.bin", bytes([number]) * 1000)
+        for number in range(6):
+            assert fetch(root / f"{number}.bin") == bytes([number]) * 1000
+        assert len(files_below(root)) == 6
+    assert before.spoilt >= len(answers)
+
+
+def test_a_store_that_keeps_failing_is_told(server: int, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chexworld_ray.storage._S3_OPTIONS", {"config_kwargs": {"retries": {"total_max_attempts": 2}}})
+    with proxy(server, lambda *_: Answer(503, "SlowDown")) as before:
+        use(before.port)
+        assert "the store fails, after several attempts" in told(lambda: exists(place("s3://bucket/a")))
+
+
+def test_a_secret_in_a_url_is_refused() -> None:
+    with pytest.raises(UserError, match=r"s3://\*\*\*@bucket") as caught:
+        place("s3://key:topsecret@bucket/a")
+    assert "topsecret" not in str(caught.value)
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    assert "can't be written" in told(lambda: write_bytes(place(str(tmp_path / "a" / "b")), b"x"))
