@@ -95,11 +95,13 @@ class Inspect:
     """Show what a data set holds: counts, labels, splits, pixel statistics; and what training makes of it."""
 
     url: Annotated[str, tyro.conf.Positional]
-    """A data set that `chexworld ingest` wrote."""
+    """A data set that `chexworld ingest` wrote, or the manifest of one of its versions."""
     views: str | None = None
     """Write a picture (PNG) of crops, actions and masks to this file."""
     recipe: str = "small"
     """Recipe whose views are shown."""
+    check: bool = False
+    """Verify hashes, counts, splits and that every image can be decoded."""
     json: bool = False
     """Print one JSON object on stdout at the end."""
 
@@ -115,5 +117,16 @@ class Inspect:
 
             science = recipes.by_name(self.recipe).science
             write_bytes(place(self.views), views_picture(manifest, science))
+        found: list[str] = []
+        if self.check:
+            from chexworld_ray.runtime.cluster import say
+            from chexworld_ray.shards.check import problems
+
+            found = problems(manifest)
+            say("\n".join(found) or "checked: sound")
         if self.json:
-            json_line(manifest.counts())
+            json_line(manifest.counts() | ({"problems": found} if self.check else {}))
+        if found:
+            raise UserError(
+                f"{self.url}: {len(found)} problems, first: {found[0]}; ingest it again, or restore its files"
+            )
