@@ -21,6 +21,7 @@ from chexworld_ray.shards.manifest import KeyRecord, Manifest, Release
 from chexworld_ray.shards.parquet import read_table, write_table
 from chexworld_ray.shards.reader import read_images
 from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord, load_record, save_record
+from chexworld_ray.shards.row import Stopwatch
 from chexworld_ray.shards.schema import Columns
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Reject, Source
@@ -33,8 +34,12 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 
-def ingest(source: Source, out_url: str, settings: WriteSettings, append: bool = False) -> Manifest:
+def ingest(
+    source: Source, out_url: str, settings: WriteSettings, append: bool = False, watch: Stopwatch | None = None
+) -> Manifest:
     """Write a data set below `out_url`, or add a release to it; interrupted, the same call goes on where it stopped.
+
+    `watch` is told what the workers spent their time on.
 
     Raises:
         UserError: another data set is there, another ingest runs there, a patient stands in two splits, identifiers
@@ -54,6 +59,9 @@ def ingest(source: Source, out_url: str, settings: WriteSettings, append: bool =
             raise UserError(f"{out_url}: another ingest has just completed there; start again")
         key = _key(out, before)
         records = _run(chunks, source, settings, key, before.version + 1, out)
+        if watch is not None:
+            for record in records:
+                watch.add(record.seconds)
         lock.check()
         result = _publish(before, records, source, settings, mark, key)
         lock.stop()
@@ -178,8 +186,13 @@ def _stream(due: list[Chunk], work: Any) -> Iterator[int]:
     blocks = [
         pa.table({"index": [chunk.index], "chunk": pa.array([chunk.squeeze()], pa.large_binary())}) for chunk in due
     ]
+    context = ray.data.DataContext.get_current().copy()
+    # of a single map, reservations only keep half the processors idle: there is no other operator to keep them for
+    context.op_resource_reservation_enabled = False
     try:
-        for row in ray.data.from_arrow(blocks).map_batches(work, batch_size=None).iter_rows():
+        with ray.data.DataContext.current(context):
+            rows = ray.data.from_arrow(blocks).map_batches(work, batch_size=None)
+        for row in rows.iter_rows():
             yield int(row["index"])
     except RayError as error:
         raise user_error(error) or error from None

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pydicom
 from pydicom import config
@@ -151,10 +152,8 @@ def _window(header: "Dataset", stored_HW: np.ndarray) -> np.ndarray:
     Raises:
         Rejected: the values hardly differ.
     """
-    lowest = int(stored_HW.min())
-    index_HW = (stored_HW.astype(np.int32) - lowest) if lowest else stored_HW
-    counts = np.bincount(index_HW.ravel())
-    levels = np.arange(lowest, lowest + counts.size)
+    index_HW, levels = _levels(stored_HW)
+    counts = cv2.calcHist([index_HW], [0], None, [levels.size], [0, levels.size]).ravel().astype(np.int64)
     padding = header.get("PixelPaddingValue")
     outside = np.zeros(counts.size, bool)
     if isinstance(padding, int):
@@ -170,6 +169,16 @@ def _window(header: "Dataset", stored_HW: np.ndarray) -> np.ndarray:
         table = _by_percentiles(_modality(header, levels.astype(stored_HW.dtype)), counts)
     table[outside] = 255 if str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1" else 0
     return table[index_HW]
+
+
+def _levels(stored_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (HxW, uint8 or uint16) into the levels (int64) that the stored values may have; above 16 bits, merged."""
+    if stored_HW.dtype in (np.uint8, np.uint16):
+        return stored_HW, np.arange(int(stored_HW.max()) + 1)
+    lowest, highest = int(stored_HW.min()), int(stored_HW.max())
+    shift = max(0, (highest - lowest).bit_length() - 16)
+    index_HW = ((stored_HW.astype(np.int64) - lowest) >> shift).astype(np.uint16)
+    return index_HW, lowest + (np.arange((highest - lowest >> shift) + 1) << shift)
 
 
 def _modality(header: "Dataset", levels: np.ndarray) -> np.ndarray:

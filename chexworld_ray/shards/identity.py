@@ -14,6 +14,17 @@ _WORDS = re.compile(r"[^\W_]+")
 MIN_NAME = 3  # letters of a part of a name that is looked for in a path
 
 
+def _stands_alone(value: str, text: str) -> bool:
+    """Whether a value occurs in a text without being part of a longer word or number."""
+    at = text.find(value)
+    while at >= 0:
+        around = text[at - 1 : at] + text[at + len(value) : at + len(value) + 1]
+        if not any(letter.isalnum() or letter in "_." for letter in around):
+            return True
+        at = text.find(value, at + 1)
+    return False
+
+
 @dataclass(frozen=True)
 class HeaderIds:
     """What a DICOM header says about who and which study; None where it says nothing."""
@@ -34,9 +45,8 @@ class HeaderIds:
 
     def in_text(self, text: str) -> bool:
         """Whether a text tells one of the identifiers, as a whole or as words of it."""
-        padded = f" {text.casefold()} "
-        words = (re.escape(value.casefold()) for value in self.exact)
-        return any(re.search(rf"(?<![\w.]){word}(?![\w.])", padded) for word in words) or self._names_in(text)
+        folded = text.casefold()
+        return any(_stands_alone(value.casefold(), folded) for value in self.exact) or self._names_in(text)
 
     def _names_in(self, text: str) -> bool:
         words = {word.casefold() for word in _WORDS.findall(text)}

@@ -31,6 +31,11 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
+    def add(self, seconds: dict[str, float]) -> None:
+        """Count what another stopwatch has counted."""
+        for part, spent in seconds.items():
+            self.seconds[part] += spent
+
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
         """Count the block's time."""

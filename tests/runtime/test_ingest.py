@@ -16,6 +16,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.runtime import ingest as ingests
 from chexworld_ray.runtime.ingest import ingest
+from chexworld_ray.runtime.ingest_benchmark import benchmark_ingest
 from chexworld_ray.shards.identity import KEY_VARIABLE
 from chexworld_ray.shards.manifest import Manifest, load
 from chexworld_ray.shards.settings import CleanSettings, WriteSettings
@@ -257,3 +258,14 @@ def test_when_nothing_can_be_used_the_reasons_are_told(ray_here: None, tmp_path:
     with pytest.raises(UserError, match=r"none of the 1 images could be used: empty file"):
         ingest(read_source(str(tmp_path / "in")), str(tmp_path / "out"), SETTINGS)
     assert rejected_of(tmp_path / "out") == {"a.png": ("empty file", "")}
+
+
+def test_the_benchmark_tells_where_the_time_goes(ray_here: None) -> None:
+    result = benchmark_ingest(128, 96)
+    assert set(result["formats"]) == {"jpeg", "png", "dicom"}
+    for told in result["formats"].values():
+        parts = told["milliseconds_an_image"]
+        assert sum(ms for name, ms in parts.items() if name != "all") <= parts["all"]
+        assert told["pixel_work_ms"] <= parts["all"]
+        assert told["images_per_second_of_a_core"] == pytest.approx(1e3 / parts["all"], rel=0.01)
+        assert told["other_fraction"] < 1

@@ -48,6 +48,13 @@ def test_polarity_and_range_survive_every_syntax(syntax: str | None, inverted: b
     assert rejected(data[: len(data) // 2]).reason in ("pixel data can't be decoded", "no pixel data", "damaged DICOM")
 
 
+def test_signed_and_deeper_values_are_read() -> None:
+    signed = DEEP.astype(np.int16) - 1024
+    assert alike(decode(dicom(signed, 16, PixelRepresentation=1, RescaleIntercept=-10))) > 0.99
+    deep = DEEP.astype(np.uint32) * 100_000
+    assert alike(decode(dicom(deep, 32))) > 0.99
+
+
 def test_rescale_turns_polarity_when_its_slope_does() -> None:
     assert alike(decode(dicom(4095 - DEEP, 12, RescaleSlope=-1, RescaleIntercept=4095))) > 0.99
 

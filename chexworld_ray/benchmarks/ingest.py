@@ -1,0 +1,76 @@
+"""Ingest on one core: images/s of JPEG, PNG and DICOM files, and where the time goes."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from chexworld_ray.benchmarks.dicom_files import dicom_bytes
+from chexworld_ray.benchmarks.views import JPEG_QUALITY, one_core
+from chexworld_ray.phantoms.dataset import make_phantom
+from chexworld_ray.shards.decode import encode_grey_jpeg
+from chexworld_ray.shards.identity import Pseudonyms
+from chexworld_ray.shards.records import ChunkRecord
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.source import Source
+from chexworld_ray.shards.sources.registry import read_source
+from chexworld_ray.shards.writer import write_chunk
+from chexworld_ray.storage import Place, write_bytes
+
+FORMATS = ("jpeg", "png", "dicom")
+PIXEL_WORK = ("decode", "clean", "resize", "encode")
+PHANTOM_SIDE = 512
+DRAWN = 64  # phantoms that are drawn; the others are these, moved
+ALONE = 128  # images that one core is timed with
+KEY = Pseudonyms(b"benchmark, not a secret")
+
+
+@dataclass(frozen=True)
+class IngestCase:
+    """A folder of phantoms in one format."""
+
+    form: str
+    source: Source
+
+
+def write_case(folder: Place, form: str, images: int, size: int) -> IngestCase:
+    """Write `images` phantoms of size x size pixels: JPEG q95, PNG, or uncompressed 12-bit DICOM with a window."""
+    drawn = [make_phantom(0, number, PHANTOM_SIDE).image_HW for number in range(min(images, DRAWN))]
+    for number in range(images):
+        moved_HW = np.roll(drawn[number % DRAWN], number // DRAWN, axis=0)  # another image, and cheap
+        pixels_HW = cv2.resize(moved_HW, (size, size), interpolation=cv2.INTER_CUBIC)
+        write_bytes(folder / f"{number:06d}.{form}", _encode(pixels_HW, form, number))
+    return IngestCase(form, read_source(folder.url))
+
+
+def _encode(pixels_HW: np.ndarray, form: str, number: int) -> bytes:
+    if form == "jpeg":
+        return encode_grey_jpeg(pixels_HW, JPEG_QUALITY)
+    if form == "png":
+        return cv2.imencode(".png", pixels_HW)[1].tobytes()
+    return dicom_bytes(pixels_HW.astype(np.uint16) * 16, number)
+
+
+def time_one_core(case: IngestCase, root: Place, out: Place) -> dict[str, Any]:
+    """Images/s of `write_chunk` on one core, and milliseconds an image by part; the first images only warm up."""
+    rows = list(case.source)[:ALONE]
+
+    def write(count: int) -> ChunkRecord:
+        return write_chunk("01-00000", rows[:count], root, case.source.columns, WriteSettings(), KEY, out)
+
+    with one_core():
+        write(4)
+        began = time.perf_counter()
+        record = write(len(rows))
+        seconds = time.perf_counter() - began
+    assert not record.rejected, record.rejected[0]
+    parts = {name: round(1e3 * spent / len(rows), 3) for name, spent in record.seconds.items()}
+    pixels = sum(record.seconds.get(name, 0.0) for name in PIXEL_WORK)
+    return {
+        "images_per_second_of_a_core": round(len(rows) / seconds, 1),
+        "milliseconds_an_image": parts | {"all": round(1e3 * seconds / len(rows), 3)},
+        "pixel_work_ms": round(1e3 * pixels / len(rows), 3),
+        "other_fraction_of_a_core": round(1.0 - pixels / seconds, 3),
+    }

@@ -1,0 +1,72 @@
+"""Ingest through Ray Data on all cores, beside its pixel work alone on one."""
+
+import os
+import tempfile
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from chexworld_ray.benchmarks.ingest import FORMATS, PIXEL_WORK, IngestCase, time_one_core, write_case
+from chexworld_ray.benchmarks.measure import machine
+from chexworld_ray.errors import UserError
+from chexworld_ray.runtime.cluster import connect, say
+from chexworld_ray.runtime.ingest import ingest
+from chexworld_ray.shards.row import Stopwatch
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.storage import Place, place, remove
+
+FEW = 16  # images of an ingest that shows what it costs to start
+
+
+def benchmark_ingest(images: int, size: int) -> dict[str, Any]:
+    """One JSON object: for each format images/s of a core, where the time goes, and the whole ingest on all cores.
+
+    `other_fraction` is the part of the processors' time (cores x seconds) that is not decoding, checking, resizing and
+    encoding: reading, hashing, joins, Arrow, writing, Ray and idling. What an ingest of a few images takes is told
+    apart, as `fixed_seconds`.
+
+    Raises:
+        UserError: too few images to measure.
+    """
+    if images < 8 * FEW or size < 64:
+        raise UserError(f"benchmark ingest: --images must be at least {8 * FEW} and --size at least 64")
+    cores = len(os.sched_getaffinity(0))
+    formats: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = place(name)
+        for form in FORMATS:
+            say(f"{form}: {images} files of {size} x {size} pixels")
+            case = write_case(folder / form, form, images, size)
+            alone = time_one_core(case, folder / form, folder / f"{form}-alone")
+            connect()
+            _timed(case, images, folder / f"{form}-warm", Stopwatch())  # workers have imported what they need
+            fixed = min(_timed(case, FEW, folder / f"{form}-{at}", Stopwatch()) for at in range(3))
+            watch = Stopwatch()
+            spent = cores * (_timed(case, images, folder / f"{form}-all", watch) - fixed)
+            parts = {name: round(seconds / spent, 3) for name, seconds in watch.seconds.items()}
+            formats[form] = alone | {
+                "through_ray_fixed_seconds": round(fixed, 2),
+                "through_ray_images_per_second_of_a_core": round((images - FEW) / spent, 1),
+                "through_ray_parts": parts,
+                "other_fraction": round(1.0 - sum(parts[name] for name in PIXEL_WORK), 3),
+            }
+            remove(folder / form)
+    return {
+        "benchmark": "ingest",
+        "machine": machine(torch.device("cpu")),
+        "images": images,
+        "size": size,
+        "formats": formats,
+    }
+
+
+def _timed(case: IngestCase, images: int, out: Place, watch: Stopwatch) -> float:
+    """Seconds of a whole ingest of the first images; what it wrote is removed."""
+    source = replace(case.source, packed=case.source.packed[:images], ignored={})
+    began = time.perf_counter()
+    ingest(source, out.url, WriteSettings(), watch=watch)
+    seconds = time.perf_counter() - began
+    remove(out)
+    return seconds
