@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -37,12 +38,17 @@ class IngestCase:
 
 def write_case(folder: Place, form: str, images: int, size: int) -> IngestCase:
     """Write `images` phantoms of size x size pixels: JPEG q95, PNG, or uncompressed 12-bit DICOM with a window."""
-    drawn = [make_phantom(0, number, PHANTOM_SIDE).image_HW for number in range(min(images, DRAWN))]
+    drawn = _drawn(min(images, DRAWN), min(PHANTOM_SIDE, size))
     for number in range(images):
         moved_HW = np.roll(drawn[number % DRAWN], number // DRAWN, axis=0)  # another image, and cheap
         pixels_HW = cv2.resize(moved_HW, (size, size), interpolation=cv2.INTER_CUBIC)
         write_bytes(folder / f"{number:06d}.{form}", _encode(pixels_HW, form, number))
     return IngestCase(form, read_source(folder.url))
+
+
+@lru_cache(maxsize=1)
+def _drawn(count: int, side: int) -> list[np.ndarray]:
+    return [make_phantom(0, number, side).image_HW for number in range(count)]
 
 
 def _encode(pixels_HW: np.ndarray, form: str, number: int) -> bytes:

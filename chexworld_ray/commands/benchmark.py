@@ -1,4 +1,4 @@
-"""`chexworld benchmark step|views|masks|ingest|stream`. Arguments only; what does the work is imported inside `run`."""
+"""`chexworld benchmark …`, one class each. Arguments only; what does the work is imported inside `run`."""
 
 import json
 from dataclasses import dataclass
@@ -172,6 +172,19 @@ class Stream(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan(_Shared):
+    """A large data set without its pixels: seconds and memory of an epoch's plan, and of an ingest's rows."""
+
+    images: int = 1_000_000
+    """How many."""
+
+    def run(self) -> None:
+        from chexworld_ray.benchmarks.plan import benchmark_plan
+
+        self.finish(benchmark_plan(self.images))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ingest(_Shared):
     """JPEG, PNG and DICOM files into shards: images/s of a core, where the time goes, and all cores through Ray."""
 
@@ -188,12 +201,13 @@ class Ingest(_Shared):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What things cost on this machine: step, views, masks, ingest, stream."""
+    """What things cost on this machine: step, views, masks, plan, ingest, stream."""
 
     part: tyro.conf.OmitSubcommandPrefixes[
         Annotated[Step, tyro.conf.subcommand("step")]
         | Annotated[Views, tyro.conf.subcommand("views")]
         | Annotated[Masks, tyro.conf.subcommand("masks")]
+        | Annotated[Plan, tyro.conf.subcommand("plan")]
         | Annotated[Ingest, tyro.conf.subcommand("ingest")]
         | Annotated[Stream, tyro.conf.subcommand("stream")]
     ]

@@ -29,6 +29,16 @@ class Board:
         """The value of a key, as soon as it is published."""
         return await self._slot(key)
 
+    async def take(self, key: str) -> Any:
+        """The value of a key, as soon as it is published; it is forgotten here, so that what it holds can end."""
+        value = await self._slot(key)
+        del self._values[key]
+        return value
+
+    async def keep_only(self, prefix: str) -> None:
+        """Forget what was published under other prefixes: for workers that are gone."""
+        self._values = {key: slot for key, slot in self._values.items() if key.startswith(prefix)}
+
     async def push(self, record: dict[str, Any]) -> None:
         """A progress record or a message for the user."""
         self._records.append(record)

@@ -82,12 +82,13 @@ def _from_row(row: dict[str, Any]) -> Window:
 def read_shares(settings: StreamSettings, position: int, board: Any) -> Iterator[pa.Table]:
     """This rank's share of each global batch from `position` to the end of the run, still encoded, order checked."""
     science = settings.science
+    if settings.rank == 0:
+        ray.get(board.keep_only.remote(f"{settings.attempt}:"))
     with ThreadPoolExecutor(1, thread_name_prefix="segments") as builder:
         building = _build(builder, settings, position, board)
         while position < settings.total:
             building.result()
-            key = f"{settings.attempt}:{position}"
-            iterator = ray.get(board.fetch.remote(key))[settings.rank]
+            iterator = ray.get(board.take.remote(f"{settings.attempt}:{position}:{settings.rank}"))
             stop = segment_end(position, settings.total, science.global_batch, settings.segment_images)
             building = _build(builder, settings, stop, board)
             steps = 0
@@ -118,7 +119,8 @@ def _build(builder: ThreadPoolExecutor, settings: StreamSettings, start: int, bo
         science = settings.science
         stop = segment_end(start, settings.total, science.global_batch, settings.segment_images)
         iterators = segment_iterators(settings.plan, start, stop, science.global_batch, settings.workers)
-        ray.get(board.publish.remote(f"{settings.attempt}:{start}", iterators))
+        for rank, iterator in enumerate(iterators):
+            ray.get(board.publish.remote(f"{settings.attempt}:{start}:{rank}", iterator))
 
     return builder.submit(build)
 

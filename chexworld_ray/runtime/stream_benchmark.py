@@ -12,6 +12,7 @@ from chexworld_ray.config import RunSettings, Science
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import Board
 from chexworld_ray.runtime.cluster import connect
+from chexworld_ray.runtime.memory import MemoryCurve
 from chexworld_ray.runtime.stream import StreamSettings, cropped_shares, read_shares
 from chexworld_ray.shards.manifest import load
 from chexworld_ray.shards.plan import Plan, make_plan
@@ -40,9 +41,12 @@ def benchmark_stream(data: list[str], settings: RunSettings, images: int, steps:
     threads = torch.get_num_threads()
     torch.set_num_threads(runtime.torch_threads or threads)
     rates: dict[str, float] = {}
+    curves: dict[str, dict[str, Any]] = {}
     for name, source in (("encoded", read_shares), ("cropped", cropped_shares)):
         stream = _stream(plan, science, settings, total, name)
-        rates[name] = _rate(source(stream, 0, Board.remote()), science.global_batch, total)
+        with MemoryCurve() as curve:
+            rates[name] = _rate(source(stream, 0, Board.remote()), science.global_batch, total)
+        curves[name] = curve.shown()
     fed = min(total, (steps + WARM_UP) * science.global_batch)
     stepped = _steps(_stream(plan, science, settings, fed, "steps"), science, settings, fed, manifests[0].grey_mean)
     torch.set_num_threads(threads)
@@ -56,6 +60,7 @@ def benchmark_stream(data: list[str], settings: RunSettings, images: int, steps:
         "cropped_images_per_second": round(rates["cropped"], 1),
         "stream_over_plain_loop": round(rates["encoded"] / plain, 3),
         **stepped,
+        "memory": curves,
     }
 
 

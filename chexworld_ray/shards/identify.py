@@ -41,6 +41,7 @@ class Identity:
     split: str
     meta: dict[str, float | str]
     keyed: bool
+    """Whether a keyed hash stands in it."""
 
 
 def identify(row: SourceRow, header: HeaderIds | None, key: Pseudonyms, settings: WriteSettings) -> Identity:
@@ -54,28 +55,31 @@ def identify(row: SourceRow, header: HeaderIds | None, key: Pseudonyms, settings
     owner = row.patient_id or header.patient or folder or row.image_id
     split = row_split(row, owner, settings)
     if row.published or header == HeaderIds():
-        study = row.study_id or (header.study if row.published else None)
-        return Identity(row.image_id, printable(row.path), row.dataset, owner, study, split, row.meta, False)
+        path = printable(row.path)
+        return Identity(row.image_id, path, row.dataset, owner, row.study_id, split, row.meta, keyed=False)
     hidden = header.in_path(row.path) or header.in_path(row.image_id)
-    image_id = key.path(row.image_id) if hidden else row.image_id
 
-    def hide(kind: str, value: str, from_header: bool) -> str:
-        return key.name(kind, value) if from_header or header.in_text(value) else value
+    def hide(kind: str, value: str, of_header: bool = False) -> str:
+        return key.name(kind, value) if of_header or header.in_text(value) else value
 
-    if row.patient_id is None and header.patient is None and hidden:
-        patient = key.name("patient", owner)
-    else:
-        patient = hide("patient", owner, row.patient_id is None and header.patient is not None)
+    meta: dict[str, float | str] = {
+        name: hide("meta", value) if isinstance(value, str) else value for name, value in row.meta.items()
+    }
+    dataset = hide("dataset", row.dataset)
+    patient = hide("patient", owner, row.patient_id is None and (header.patient is not None or hidden))
     study = row.study_id or header.study
+    if study is not None:
+        study = hide("study", study, row.study_id is None)
+    before = (row.dataset, owner, row.study_id, row.meta)
     return Identity(
-        image_id,
+        key.path(row.image_id) if hidden else row.image_id,
         source_path(row, header, key),
-        hide("dataset", row.dataset, False),
+        dataset,
         patient,
-        None if study is None else hide("study", study, row.study_id is None),
+        study,
         split,
-        {name: hide("meta", value, False) if isinstance(value, str) else value for name, value in row.meta.items()},
-        True,
+        meta,
+        keyed=hidden or before != (dataset, patient, study, meta),
     )
 
 

@@ -65,8 +65,9 @@ def printable(path: str) -> str:
 
 def pack(row: SourceRow) -> bytes:
     """All that a row says, the same in every process."""
-    record = asdict(row)
-    said = {name: value for name, value in record.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
+    said = {name: value for name, value in vars(row).items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
+    if row.masks:
+        said["masks"] = {organ: asdict(mask) for organ, mask in row.masks.items()}
     return json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobSubmissionClient
 from safetensors.numpy import load_file
+from servers import environment, s3_server
 
 from chexworld_ray.shards.manifest import Manifest
 
@@ -210,42 +211,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A real S3 server on loopback (rclone); the environment that its clients need."""
     folder = tmp_path_factory.mktemp("s3")
     (folder / "bucket").mkdir()
-    (port,) = free_ports(1)
-    rclone = str(Path(sys.executable).parent / "rclone")
-    address = f"127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [
-            rclone,
-            "serve",
-            "s3",
-            "--addr",
-            address,
-            "--auth-key",
-            "key,topsecret",
-            "--vfs-cache-mode",
-            "off",
-            str(folder),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-    def answers() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_until(answers, "the S3 server", 30)
-        yield {
-            "AWS_ENDPOINT_URL": f"http://{address}",
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "topsecret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "S3_FOLDER": str(folder),
-        }
-    finally:
-        server.terminate()
-        server.wait(30)
+    with s3_server(folder) as port:
+        yield environment(port) | {"S3_FOLDER": str(folder)}
 
 
 def test_the_five_steps_with_every_url_on_s3(s3: dict[str, str], phantom_folder: Path) -> None:

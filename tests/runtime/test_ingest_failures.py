@@ -1,0 +1,130 @@
+"""What happens to an ingest on real machines: kill -9, a second one beside it, a store that throttles or refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import SECRET, Answer, environment, proxy, s3_server
+
+from chexworld_ray.phantoms.dataset import write_phantoms
+from chexworld_ray.storage import place
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+IMAGES = 640
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bucket's folder with phantoms in it."""
+    bucket = tmp_path_factory.mktemp("s3") / "bucket"
+    write_phantoms(place(str(bucket / "phantoms")), IMAGES, 0, 96)
+    return bucket
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an ingest that nothing happened to."""
+    out = tmp_path_factory.mktemp("undisturbed") / "data"
+    done = run(str(folder / "phantoms"), str(out))
+    assert done.returncode == 0, done.stderr
+    return contents(out)
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[int]:
+    with s3_server(folder.parent) as port:
+        yield port
+
+
+def command(source: str, out: str) -> list[str]:
+    return [sys.executable, "-m", "chexworld_ray", "ingest", source, "--labels", "labels.csv", "--out", out, "--json"]
+
+
+def run(source: str, out: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(source, out), capture_output=True, text=True, check=False, env=os.environ | (env or {})
+    )
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+
+def wait_for_records(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until at least `count` chunks are finished."""
+    end = time.monotonic() + 240
+    while len(list((out / "_ingest").glob("*.arrow"))) < count:
+        assert process.poll() is None, "the ingest ended before it was disturbed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_killed_and_started_again_it_ends_with_the_same_bytes(
+    folder: Path, undisturbed: dict[str, bytes], tmp_path: Path, chunks: int
+) -> None:
+    source, out = str(folder / "phantoms"), tmp_path / "data"
+    first = subprocess.Popen(command(source, str(out)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_records(out, chunks, first)
+        first.send_signal(signal.SIGSTOP)  # alive, and not done before the second has looked
+        second = run(source, str(out))
+        finished = {file.name: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
+        records = len(list((out / "_ingest").glob("*.arrow")))
+    finally:
+        first.kill()
+        first.wait()
+    assert second.returncode == 2
+    assert second.stderr.splitlines()[-1].startswith(f"chexworld: {out}: another ingest writes there (process")
+    assert "Traceback" not in second.stderr
+    again = run(source, str(out))
+    assert again.returncode == 0, again.stderr
+    assert f"{records} of " in again.stderr
+    assert contents(out) == undisturbed
+    redone = [name for name, at in finished.items() if (out / name).stat().st_mtime_ns != at]
+    assert len(redone) <= len(finished) - records, "finished files are not done again"
+
+
+def test_a_store_that_throttles_slows_an_ingest_down_and_nothing_else(
+    folder: Path, undisturbed: dict[str, bytes], server: int
+) -> None:
+    answers = [Answer(503, "SlowDown"), Answer(500, "InternalError"), Answer(0, "")]
+    with proxy(server, lambda number, *_: None if number % 60 else answers[number // 60 % 3]) as before:
+        done = run("s3://bucket/phantoms", "s3://bucket/throttled", environment(before.port))
+    assert done.returncode == 0, done.stderr
+    assert before.spoilt > 10
+    assert contents(folder / "throttled") == undisturbed
+    assert json.loads(done.stdout)["rejected"] == {}
+    shutil.rmtree(folder / "throttled")
+
+
+def test_credentials_that_expire_stop_an_ingest_in_one_line_and_reject_no_image(
+    folder: Path, undisturbed: dict[str, bytes], server: int
+) -> None:
+    refused = Answer(403, "InvalidAccessKeyId")
+    with proxy(server, lambda number, *_: refused if number > 900 else None) as before:
+        done = run("s3://bucket/phantoms", "s3://bucket/expired", environment(before.port))
+    assert done.returncode == 2, done.stderr
+    assert "the store refuses" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("chexworld: s3://bucket/")
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stderr
+    assert not (folder / "expired" / "manifest.json").exists()
+    again = run("s3://bucket/phantoms", "s3://bucket/expired", environment(server))
+    assert again.returncode == 0, again.stderr
+    assert contents(folder / "expired") == undisturbed
+    shutil.rmtree(folder / "expired")
+
+
+def test_a_missing_bucket_is_told_before_anything_is_read(folder: Path, server: int) -> None:
+    done = run(str(folder / "phantoms"), "s3://buckett/data", environment(server))
+    assert done.returncode == 2
+    assert "no such bucket" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
