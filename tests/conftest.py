@@ -1,6 +1,7 @@
 """Fixtures: a small phantom data set written without Ray, and the real radiographs where they are at hand."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+STATE = tempfile.TemporaryDirectory(prefix="chexworld-tests-")  # keys of ingests that tests leave unfinished
+
 os.environ.update(
+    XDG_STATE_HOME=STATE.name,
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DATA_DISABLE_PROGRESS_BARS="1",

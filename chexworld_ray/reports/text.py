@@ -20,7 +20,10 @@ def describe_manifest(manifest: Manifest) -> str:
         lines.append(f"{dataset}: " + ", ".join(f"{split} {rows}" for split, rows in sorted(splits.items())))
         for name, by_split in sorted(counts["labels"].get(dataset, {}).items()):
             known = {s: {v: n for v, n in values.items() if v != "unknown"} for s, values in by_split.items()}
-            if any(known.values()):
+            if any(values.keys() - {"0", "1", "-1"} for values in known.values()):
+                cells = (f"{split} {_listed(dict(sorted(values.items())))}" for split, values in sorted(known.items()))
+                lines.append(f"  {name}: images of each class " + "; ".join(cells))
+            elif any(known.values()):
                 cells = (
                     f"{split} {values.get('1', 0)}/{sum(values.values())}"
                     + (f" ({values['-1']} uncertain)" if "-1" in values else "")

@@ -13,6 +13,7 @@ from chexworld_ray.benchmarks.measure import machine
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.ingest import ingest
+from chexworld_ray.runtime.memory import MemoryCurve
 from chexworld_ray.shards.row import Stopwatch
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.storage import Place, place, remove
@@ -44,12 +45,14 @@ def benchmark_ingest(images: int, size: int) -> dict[str, Any]:
             _timed(case, images, folder / f"{form}-warm", Stopwatch())  # workers have imported what they need
             fixed = min(_timed(case, FEW, folder / f"{form}-{at}", Stopwatch()) for at in range(3))
             watch = Stopwatch()
-            spent = cores * (_timed(case, images, folder / f"{form}-all", watch) - fixed)
+            with MemoryCurve() as curve:
+                spent = cores * (_timed(case, images, folder / f"{form}-all", watch) - fixed)
             parts = {name: round(seconds / spent, 3) for name, seconds in watch.seconds.items()}
             formats[form] = alone | {
                 "through_ray_fixed_seconds": round(fixed, 2),
                 "through_ray_images_per_second_of_a_core": round((images - FEW) / spent, 1),
                 "through_ray_parts": parts,
+                "through_ray_memory": curve.shown(),
                 "other_fraction": round(1.0 - sum(parts[name] for name in PIXEL_WORK), 3),
             }
             remove(folder / form)

@@ -66,7 +66,12 @@ def decode_file(data: bytes, max_megapixels: float, encoding: Literal["detect", 
         from chexworld_ray.shards.dicom import decode_dicom
 
         return decode_dicom(data, max_megapixels)
-    return _decode_picture(data, max_megapixels)
+    try:
+        return _decode_picture(data, max_megapixels)
+    except Rejected:
+        raise
+    except Exception as error:  # a damaged file may make a decoder raise anything; it must not end the run
+        raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
 
 
 def decode_grey_jpeg(data: bytes) -> np.ndarray:

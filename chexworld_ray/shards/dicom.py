@@ -3,7 +3,6 @@
 import io
 import logging
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -11,7 +10,6 @@ import numpy as np
 import pydicom
 from pydicom import config
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
@@ -56,23 +54,22 @@ def decode_dicom(data: bytes, max_megapixels: float) -> Decoded:
         decode.Rejected: other modality or body part, no or damaged pixels, no decoder for the transfer syntax. Its
             `header` has the identifiers, its details never quote them.
     """
+    ids = HeaderIds(readable=False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
             ids = _header_ids(header)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        rejected = Rejected("damaged DICOM", type(error).__name__)
-        rejected.header = HeaderIds(readable=False)
-        raise rejected from None
-    try:
-        return _decode(header, ids, max_megapixels)
+            return _decode(header, ids, max_megapixels)
     except Rejected as rejected:
-        cut = max(header.keys(), default=Tag(0, 0)) < _AFTER_PATIENT  # who it is about may have stood further on
-        rejected.header = replace(ids, readable=not cut)
+        rejected.header = ids
         if ids.in_text(rejected.detail):
             rejected.detail = ""
         raise
+    except Exception as error:  # a damaged header makes any part of pydicom raise anything; its message may quote it
+        rejected = Rejected("damaged DICOM", type(error).__name__)
+        rejected.header = ids
+        raise rejected from None
 
 
 def _decode(header: "Dataset", ids: HeaderIds, max_megapixels: float) -> Decoded:
@@ -106,6 +103,8 @@ def _header_ids(header: "Dataset") -> HeaderIds:
         study=text("StudyInstanceUID") or None,
         exact=tuple(sorted({value for keyword in _IDENTIFIERS if (value := text(keyword))})),
         names=tuple(sorted({name for name in names if len(name) >= MIN_NAME})),
+        # else the file breaks off before it tells whom it is about
+        readable=max(header.keys(), default=Tag(0, 0)) >= _AFTER_PATIENT,
     )
 
 
@@ -132,13 +131,13 @@ def _pixels(header: "Dataset") -> np.ndarray:
     """Stored pixel values, HxW or HxWx3."""
     syntax = header.file_meta.get("TransferSyntaxUID") if "file_meta" in header.__dict__ else None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if syntax is None:
-                header.file_meta = FileMetaDataset()
-                header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-            return np.asarray(header.pixel_array)
-    except Exception as error:  # each decoder plug-in raises its own kinds
+        if syntax is None:
+            header.file_meta = FileMetaDataset()
+            header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        return np.asarray(header.pixel_array)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # each decoder plug-in raises its own kinds; one in Rust panics past Exception
         name = getattr(syntax, "name", syntax)
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Rejected("pixel data can't be decoded", f"transfer syntax {name}: {said}") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -112,6 +112,24 @@ def test_damage_inside_a_file_is_rejected(part: float) -> None:
     assert reason(bytes(png)) == "damaged image"
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF"]),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=6),
+)
+def test_a_spoilt_file_is_read_or_rejected_and_nothing_else(form: str, edits: list[tuple[int, int]]) -> None:
+    data = bytearray(saved(PHANTOM[::4, ::4], form))
+    for at, value in edits:
+        data[at % len(data)] = value
+    try:
+        found = decode_file(bytes(data), 1.0)
+    except Rejected as why:
+        assert why.reason
+    else:
+        assert found.pixels_HW.dtype == np.uint8
+        assert found.pixels_HW.ndim == 2
+
+
 def test_padding_after_the_end_harms_nothing() -> None:
     data = saved(PHANTOM, "JPEG")
     assert np.array_equal(decode(data + b"\0" * 100).pixels_HW, decode(data).pixels_HW)
@@ -169,12 +187,12 @@ def test_thresholds_are_settings() -> None:
     rng = np.random.default_rng(0)
     faint = np.clip(rng.normal(100, 1.5, (70, 70)), 0, 255).astype(np.uint8)
     clean.check(faint, CleanSettings())
-    for settings, words in (
+    for limits, words in (
         (CleanSettings(min_contrast=3.0), "constant image"),
         (CleanSettings(min_side=71), "too small"),
     ):
         with pytest.raises(Rejected, match=words):
-            clean.check(faint, settings)
+            clean.check(faint, limits)
     strip = rng.integers(0, 255, (70, 250), np.uint8)
     clean.check(strip, CleanSettings())
     with pytest.raises(Rejected, match=r"elongated: 250 x 70 pixels, aspect ratio 3\.6:1"):

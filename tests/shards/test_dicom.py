@@ -5,6 +5,8 @@ import logging
 import numpy as np
 import pytest
 from dicoms import IDENTIFIERS, dicom, sequence
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
@@ -16,6 +18,8 @@ from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import SourceRow
 
 PHANTOM = make_phantom(0, 1, 128).image_HW
+SMALL = dicom(PHANTOM[::4, ::4].astype(np.uint16) * 14, 12, WindowCenter=2000, WindowWidth=3000)
+SMALL_RLE = dicom(PHANTOM[::4, ::4].astype(np.uint16) * 14, 12, RLELossless)
 DEEP = PHANTOM.astype(np.uint16) * 14 + 200  # 12 bits
 
 
@@ -111,6 +115,21 @@ def test_what_is_no_chest_radiograph_is_refused(header: dict[str, object], reaso
 
 def test_constant_pixels_are_refused() -> None:
     assert rejected(dicom(np.full((80, 80), 900, np.uint16), 12)).reason == "constant image"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+def test_a_spoilt_header_is_read_or_rejected_and_nothing_else(edits: list[tuple[int, int]], compressed: bool) -> None:
+    data = bytearray(SMALL_RLE if compressed else SMALL)
+    for at, value in edits:
+        data[128 + at % (len(data) - 128)] = value
+    try:
+        found = decode_file(bytes(data), 1.0)
+    except Rejected as why:
+        assert why.reason
+        assert not any(value in str(why) for value in IDENTIFIERS.values())
+    else:
+        assert found.pixels_HW.dtype == np.uint8
 
 
 def test_unknown_body_part_and_burnt_in_text_are_flagged() -> None:
