@@ -72,7 +72,7 @@ def pretrain(settings: RunSettings, data: list[str], storage_url: str, name: str
         say(note)
     say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")
     board = Board.remote()
-    job = Job(settings, [m.root.url for m in manifests], plan, record.pixels, root.url, total, board)
+    job = Job(settings, [m.url for m in manifests], plan, record.pixels, root.url, total, board)
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={"job": job},

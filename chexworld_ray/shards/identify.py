@@ -16,7 +16,7 @@ _PATIENT_FOLDER = re.compile(r"(?i)^(?:patient|pat|subject|sub|p)[-_ ]?\d+$")
 
 def split_of(patient: str, settings: WriteSettings, within: str | None = None) -> str:
     """train, val or test by a hash of the owner's patient id; `within` TRAIN_VAL leaves test to the owner's files."""
-    key = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big")
+    key = int.from_bytes(hashlib.sha256(patient.encode("utf-8", "surrogatepass")).digest()[:8], "big")
     draw = float(uniform(settings.split_seed, np.uint64(key)))  # type: ignore[arg-type]
     test = 0.0 if within == TRAIN_VAL else settings.test_fraction
     if draw < test:
@@ -52,7 +52,7 @@ def identify(row: SourceRow, header: HeaderIds | None, key: Pseudonyms, settings
     """
     header = header or HeaderIds()
     folder = next((part for part in row.path.split("/")[:-1] if _PATIENT_FOLDER.match(part)), None)
-    owner = row.patient_id or header.patient or folder or row.image_id
+    owner = printable(row.patient_id or header.patient or folder or row.image_id)
     split = row_split(row, owner, settings)
     if row.published or header == HeaderIds():
         path = printable(row.path)

@@ -67,6 +67,11 @@ class Manifest:
         return len(self.releases)
 
     @property
+    def url(self) -> str:
+        """The address of this version; that of the data set is its newest."""
+        return (self.root / f"manifest-{self.version:05d}.json").url
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Label columns, without their prefix."""
         return self.columns.labels
@@ -194,7 +199,7 @@ def add_release(
 def publish(manifest: Manifest) -> None:
     """Write a version, then make it the newest: from then on the data set is there."""
     record = manifest.to_dict()
-    write_json(manifest.root / f"manifest-{manifest.version:05d}.json", record)
+    write_json(place(manifest.url), record)
     write_json(manifest.root / NAME, record)
 
 

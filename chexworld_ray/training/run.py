@@ -48,7 +48,7 @@ def open_or_create(root: Place, settings: RunSettings, manifests: list[Manifest]
     Raises:
         UserError: the name is taken by a run with other science or data; the difference is told.
     """
-    data = [{"url": m.root.url, "version": m.data_version, "rows": m.rows} for m in manifests]
+    data = [{"url": m.url, "version": m.data_version, "rows": m.rows} for m in manifests]
     record = record_of(settings.science, _pixels(manifests)) | {"data": data, "rows": rows}
     file = root / CONFIG
     if exists(file):
@@ -60,9 +60,10 @@ def open_or_create(root: Place, settings: RunSettings, manifests: list[Manifest]
         }
         changes = difference(theirs, mine)
         if changes:
+            used = ", ".join(entry["url"] for entry in old.get("data", []))
             raise UserError(
-                f"{root.url} is a run with other settings ({'; '.join(changes)}); "
-                "choose another --name, or the old settings"
+                f"{root.url} is a run with other settings ({'; '.join(changes)}); choose another --name, or the old "
+                f"settings" + (f" and data ({used})" if mine["data"] != theirs["data"] else "")
             )
         record["starts"] = old.get("starts", [])
     record["starts"].append({"time": time.time(), "runtime": to_dict(settings.runtime)})

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from dicoms import IDENTIFIERS, dicom
 
+from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.runtime import ingest as ingests
@@ -22,6 +23,8 @@ from chexworld_ray.shards.manifest import Manifest, load
 from chexworld_ray.shards.settings import CleanSettings, WriteSettings
 from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.registry import read_source
+from chexworld_ray.storage import place
+from chexworld_ray.training import run
 
 SETTINGS = WriteSettings(row_group_images=16)
 
@@ -183,6 +186,11 @@ def test_a_release_is_appended_and_the_old_version_stays(ray_here: None, tmp_pat
     assert contents(tmp_path / "out").items() >= before.items(), "files of the first release are not touched"
     assert {row["image_id"] for row in rows_of(second)} == {*(f"p{n}.png" for n in range(6)), "new.png"}
     assert ingest(read_source(str(tmp_path / "two")), out, SETTINGS, append=True) == second, "done already"
+    root = place(str(tmp_path / "run"))
+    run.open_or_create(root, RunSettings(), [first], first.rows)
+    with pytest.raises(UserError, match=r"and data \(.*manifest-00001.json\)"):
+        run.open_or_create(root, RunSettings(), [second], second.rows)
+    run.open_or_create(root, RunSettings(), [load(first.url)], first.rows)
     summary = second.summary()
     assert summary["images"] + sum(summary["rejected"].values()) == summary["found"] == 9
 
@@ -250,6 +258,20 @@ def test_a_set_without_dicom_needs_no_key_to_grow(ray_here: None, tmp_path: Path
     write_pictures(tmp_path / "two", {"b.png": 2})
     ingest(read_source(str(tmp_path / "one")), str(tmp_path / "out"), SETTINGS)
     assert ingest(read_source(str(tmp_path / "two")), str(tmp_path / "out"), SETTINGS, append=True).rows == 2
+
+
+def test_names_that_are_no_text_are_spelled_out(ray_here: None, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, as archives from elsewhere leave them on a disk."""
+    write_pictures(tmp_path / "in" / "patient 7", {"a.png": 1})
+    folder = os.fsencode(tmp_path / "in")
+    os.rename(folder + b"/patient 7/a.png", folder + b"/patient 7/caf\xe9.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    os.rename(folder + b"/b.png", folder + b"/\xff.png")
+    manifest = ingest(read_source(str(tmp_path / "in")), str(tmp_path / "out"), SETTINGS)
+    (row,) = rows_of(manifest)
+    assert row["image_id"] == row["source_path"] == "patient 7/caf\\xe9.png"
+    assert row["patient_id"] == "patient 7"
+    assert rejected_of(tmp_path / "out") == {"\\xff.png": ("not an image", "")}
 
 
 def test_when_nothing_can_be_used_the_reasons_are_told(ray_here: None, tmp_path: Path) -> None:
