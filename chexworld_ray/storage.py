@@ -10,7 +10,7 @@ import posixpath
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,6 +179,13 @@ def remove(url: Place) -> None:
             url.fs.rm(url.path, recursive=True)
     except FileNotFoundError:
         return
+
+
+def remove_empty(folder: Place) -> None:
+    """Remove a folder with nothing in it; object stores have none."""
+    if folder.is_local:
+        with suppress(OSError):
+            os.rmdir(folder.path)
 
 
 def write_json(url: Place, record: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.storage import Place, children, exists, read_json, remove, write_json
+from chexworld_ray.storage import Place, children, exists, read_json, remove, remove_empty, write_json
 
 RENEW_SECONDS = 4.0
 WATCH_SECONDS = 3 * RENEW_SECONDS
@@ -78,6 +78,7 @@ class Lock:
         """Let others in."""
         self.stop()
         remove(self.file)
+        remove_empty(self.file.parent)
 
     def _write(self, beat: int) -> None:
         write_json(self.file, self._owner | {"beat": beat})
