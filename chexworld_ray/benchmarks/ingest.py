@@ -1,7 +1,6 @@
 """Ingest on one core: images/s of JPEG, PNG and DICOM files, and where the time goes."""
 
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +17,7 @@ from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.shards.writer import write_chunk
-from chexworld_ray.storage import Place, write_bytes
+from chexworld_ray.storage import Place, place, write_bytes
 
 FORMATS = ("jpeg", "png", "dicom")
 PIXEL_WORK = ("decode", "clean", "resize", "encode")
@@ -28,22 +27,14 @@ ALONE = 128  # images that one core is timed with
 KEY = Pseudonyms(b"benchmark, not a secret")
 
 
-@dataclass(frozen=True)
-class IngestCase:
-    """A folder of phantoms in one format."""
-
-    form: str
-    source: Source
-
-
-def write_case(folder: Place, form: str, images: int, size: int) -> IngestCase:
+def write_case(folder: Place, form: str, images: int, size: int) -> Source:
     """Write `images` phantoms of size x size pixels: JPEG q95, PNG, or uncompressed 12-bit DICOM with a window."""
     drawn = _drawn(min(images, DRAWN), min(PHANTOM_SIDE, size))
     for number in range(images):
         moved_HW = np.roll(drawn[number % DRAWN], number // DRAWN, axis=0)  # another image, and cheap
         pixels_HW = cv2.resize(moved_HW, (size, size), interpolation=cv2.INTER_CUBIC)
         write_bytes(folder / f"{number:06d}.{form}", _encode(pixels_HW, form, number))
-    return IngestCase(form, read_source(folder.url))
+    return read_source(folder.url)
 
 
 @lru_cache(maxsize=1)
@@ -59,12 +50,12 @@ def _encode(pixels_HW: np.ndarray, form: str, number: int) -> bytes:
     return dicom_bytes(pixels_HW.astype(np.uint16) * 16, number)
 
 
-def time_one_core(case: IngestCase, root: Place, out: Place) -> dict[str, Any]:
+def time_one_core(source: Source, out: Place) -> dict[str, Any]:
     """Images/s of `write_chunk` on one core, and milliseconds an image by part; the first images only warm up."""
-    rows = list(case.source)[:ALONE]
+    rows, root = list(source)[:ALONE], place(source.root)
 
     def write(count: int) -> ChunkRecord:
-        return write_chunk("01-00000", rows[:count], root, case.source.columns, WriteSettings(), KEY, out)
+        return write_chunk("01-00000", rows[:count], root, source.columns, WriteSettings(), KEY, out)
 
     with one_core():
         write(4)

@@ -1,5 +1,6 @@
 """Ray Data runs the chunks of an ingest; this file resumes, gathers and publishes."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -219,9 +220,7 @@ def _publish(
         reasons = sorted({f"{reject.reason} ({reject.detail})" for reject in rejected})
         raise UserError(f"none of the {len(rejected)} images could be used: {'; '.join(reasons[:3])}")
     assert kept.num_rows + len(rejected) == source.found, "an image got lost"
-    counts: dict[str, int] = {}
-    for reject in rejected:
-        counts[reject.reason] = counts.get(reject.reason, 0) + 1
+    counts = Counter(reject.reason for reject in rejected)
     release = Release(mark, source.found, kept.num_rows, dict(sorted(counts.items())), source.ignored)
     keyed = any(record.keyed for record in records)
     key_record = KeyRecord(key.pseudonyms.fingerprint, key.random) if keyed else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from chexworld_ray.benchmarks.ingest import FORMATS, PIXEL_WORK, IngestCase, time_one_core, write_case
+from chexworld_ray.benchmarks.ingest import FORMATS, PIXEL_WORK, time_one_core, write_case
 from chexworld_ray.benchmarks.measure import machine
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.cluster import connect, say
@@ -16,6 +16,7 @@ from chexworld_ray.runtime.ingest import ingest
 from chexworld_ray.runtime.memory import MemoryCurve
 from chexworld_ray.shards.row import Stopwatch
 from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.source import Source
 from chexworld_ray.storage import Place, place, remove
 
 FEW = 16  # images of an ingest that shows what it costs to start
@@ -39,14 +40,14 @@ def benchmark_ingest(images: int, size: int) -> dict[str, Any]:
         folder = place(name)
         for form in FORMATS:
             say(f"{form}: {images} files of {size} x {size} pixels")
-            case = write_case(folder / form, form, images, size)
-            alone = time_one_core(case, folder / form, folder / f"{form}-alone")
+            source = write_case(folder / form, form, images, size)
+            alone = time_one_core(source, folder / f"{form}-alone")
             connect()
-            _timed(case, images, folder / f"{form}-warm", Stopwatch())  # workers have imported what they need
-            fixed = min(_timed(case, FEW, folder / f"{form}-{at}", Stopwatch()) for at in range(3))
+            _timed(source, images, folder / f"{form}-warm", Stopwatch())  # workers have imported what they need
+            fixed = min(_timed(source, FEW, folder / f"{form}-{at}", Stopwatch()) for at in range(3))
             watch = Stopwatch()
             with MemoryCurve() as curve:
-                spent = cores * (_timed(case, images, folder / f"{form}-all", watch) - fixed)
+                spent = cores * (_timed(source, images, folder / f"{form}-all", watch) - fixed)
             parts = {name: round(seconds / spent, 3) for name, seconds in watch.seconds.items()}
             formats[form] = alone | {
                 "through_ray_fixed_seconds": round(fixed, 2),
@@ -65,11 +66,11 @@ def benchmark_ingest(images: int, size: int) -> dict[str, Any]:
     }
 
 
-def _timed(case: IngestCase, images: int, out: Place, watch: Stopwatch) -> float:
+def _timed(source: Source, images: int, out: Place, watch: Stopwatch) -> float:
     """Seconds of a whole ingest of the first images; what it wrote is removed."""
-    source = replace(case.source, packed=case.source.packed[:images], ignored={})
+    few = replace(source, packed=source.packed[:images], ignored={})
     began = time.perf_counter()
-    ingest(source, out.url, WriteSettings(), watch=watch)
+    ingest(few, out.url, WriteSettings(), watch=watch)
     seconds = time.perf_counter() - began
     remove(out)
     return seconds

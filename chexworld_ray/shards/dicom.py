@@ -40,6 +40,8 @@ _IDENTIFIERS = (
     "SOPInstanceUID",
     "OtherPatientIDs",
 )
+# what pydicom raises where a window or a lookup table is damaged
+_UNUSABLE_TABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 _AFTER_PATIENT = Tag(0x0011, 0)
 
 # what pydicom has to say about a header quotes the header
@@ -183,7 +185,7 @@ def _levels(stored_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _modality(header: "Dataset", levels: np.ndarray) -> np.ndarray:
     try:
         return np.asarray(apply_modality_lut(levels, header))
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+    except _UNUSABLE_TABLE:
         return levels
 
 
@@ -193,7 +195,7 @@ def _by_header(header: "Dataset", levels: np.ndarray, counts: np.ndarray) -> np.
         return None
     try:
         windowed = np.asarray(apply_voi_lut(_modality(header, levels), header), np.float32)
-    except (ValueError, NotImplementedError, TypeError, KeyError, AttributeError, IndexError):
+    except (*_UNUSABLE_TABLE, NotImplementedError):
         return None
     used = windowed[counts > 0]
     low, high = float(used.min()), float(used.max())

@@ -29,19 +29,16 @@ def find_duplicates(images: pa.Table, earlier: int, near: int | None) -> list[Du
     rank = _ranks(images, earlier)
     keeper = _exact(images["sha256"], rank)
     dropped = keeper != np.arange(images.num_rows)
-    reasons = {int(row): "duplicate" for row in np.flatnonzero(dropped)}
+    names, paths, files = (images[name] for name in ("image_id", "source_path", "file"))
+    why = {int(row): ("duplicate", names[int(keeper[row])].as_py()) for row in np.flatnonzero(dropped)}
     if near is not None:
         for row, kept, distance in _near(images["phash"], rank, ~dropped, near):
-            if row >= earlier and row not in reasons and kept not in reasons:
-                keeper[row] = kept
-                reasons[row] = f"near duplicate ({distance} of {HASH_BITS} bits)"
-    names, paths, files = (images[name] for name in ("image_id", "source_path", "file"))
-    found = []
-    for row, reason in sorted(reasons.items()):
-        kind, _, more = reason.partition(" (")
-        detail = names[int(keeper[row])].as_py() + (f" ({more}" if more else "")
-        found.append(Duplicate(names[row].as_py(), paths[row].as_py(), files[row].as_py(), kind, detail))
-    return found
+            if row >= earlier and row not in why and kept not in why:
+                why[row] = "near duplicate", f"{names[kept].as_py()} ({distance} of {HASH_BITS} bits)"
+    return [
+        Duplicate(names[row].as_py(), paths[row].as_py(), files[row].as_py(), *reason)
+        for row, reason in sorted(why.items())
+    ]
 
 
 def _ranks(images: pa.Table, earlier: int) -> np.ndarray:

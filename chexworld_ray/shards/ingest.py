@@ -74,9 +74,7 @@ def make_chunks(source: Source, settings: WriteSettings) -> list[Chunk]:
     """
     groups: dict[tuple[str, str], list[tuple[bytes, int]]] = defaultdict(list)
     for at, row in enumerate(source):
-        split = row.split or ""
-        if row.patient_id is not None or split not in ("", TRAIN_VAL):
-            split = row_split(row, row.patient_id or row.image_id, settings)
+        split = row_split(row, row.patient_id, settings) if row.patient_id is not None else row.split or ""
         order = hashlib.blake2b(f"{settings.split_seed}:{row.image_id}".encode(), digest_size=16).digest()
         groups[split, projection(canonical_view(row.view))].append((order, at))
     count = len(source.packed)

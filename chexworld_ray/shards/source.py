@@ -27,6 +27,13 @@ class MaskSource:
     """Height and width that run lengths refer to."""
 
 
+def picture_masks(files: dict[str, str | None]) -> dict[str, MaskSource]:
+    """A mask for each organ whose picture is there; `lung` is both lungs, where both are."""
+    masks = {organ: MaskSource("files", (file,)) for organ, file in files.items() if file}
+    lungs = tuple(file for side in ("left", "right") if (file := files.get(f"{side}_lung")))
+    return masks | ({"lung": MaskSource("files", lungs)} if len(lungs) == 2 else {})
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceRow:
     """One image as an adapter found it. Coordinates are in pixels of the stored file."""

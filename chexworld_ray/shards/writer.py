@@ -7,7 +7,7 @@ again. Rows that share split and projection go to one file.
 import hashlib
 import io
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -24,7 +24,7 @@ from chexworld_ray.shards.row import Stopwatch, shard_row
 from chexworld_ray.shards.schema import Columns, projection
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Reject, SourceRow, printable
-from chexworld_ray.storage import Place, exists, fetch, resolve, write_bytes
+from chexworld_ray.storage import Place, exists, fetch, remove, resolve, write_bytes
 
 SHARD_NAME = re.compile(r"[\w.-]+-(?:frontal|lateral|unknown)-\d{2,}-\d{5,}\.parquet")
 READ_AHEAD = 8  # files that are fetched while others are decoded: object stores answer late, not slowly
@@ -133,7 +133,7 @@ def drop_rows(out: Place, record: FileRecord, image_ids: set[str], row_group_ima
         return None
     keep = [image_id not in image_ids for image_id in table["image_id"].to_pylist()]
     if not any(keep):
-        out.fs.rm_file(file.path)
+        remove(file)
         return None
     return write_file(out, record.path, table.filter(pa.array(keep)), record.split, record.projection, row_group_images)
 
@@ -142,18 +142,12 @@ def table_counts(
     table: pa.Table,
 ) -> tuple[dict[str, int], dict[str, dict[str, dict[str, int]]], dict[str, int]]:
     """Images by dataset; by dataset, label and value; and by flag."""
-    datasets: dict[str, int] = defaultdict(int)
     labels: dict[str, dict[str, dict[str, int]]] = {}
     of_row = table["dataset"].to_pylist()
-    for dataset in of_row:
-        datasets[dataset] += 1
     for name in (name for name in table.column_names if name.startswith("label_")):
         for dataset, value in zip(of_row, table[name].to_pylist(), strict=True):
             key = "unknown" if value is None else f"{value:g}"
             counts = labels.setdefault(dataset, {}).setdefault(name.removeprefix("label_"), {})
             counts[key] = counts.get(key, 0) + 1
-    flags: dict[str, int] = defaultdict(int)
-    for of_image in table["flags"].to_pylist():
-        for flag in of_image or ():
-            flags[flag] += 1
-    return dict(datasets), labels, dict(sorted(flags.items()))
+    flags = Counter(flag for of_image in table["flags"].to_pylist() for flag in of_image or ())
+    return dict(Counter(of_row)), labels, dict(sorted(flags.items()))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns
-from chexworld_ray.shards.source import MaskSource, Source, SourceRow
+from chexworld_ray.shards.source import Source, SourceRow, picture_masks
 from chexworld_ray.shards.sources.listing import Listing, collect
 
 ORGANS = ("heart", "left lung", "right lung", "left clavicle", "right clavicle")
@@ -31,18 +31,14 @@ def read_jsrt(listing: Listing, skip_missing: bool) -> Source:
     def rows() -> Iterator[SourceRow]:
         for path in pictures:
             name = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-            files = {organ: listing.find(f"{name}.gif", organ) for organ in ORGANS}
-            masks = {organ.replace(" ", "_"): MaskSource("files", (file,)) for organ, file in files.items() if file}
-            lungs = tuple(file for organ, file in files.items() if file and organ.endswith("lung"))
-            if len(lungs) == 2:
-                masks["lung"] = MaskSource("files", lungs)
+            files = {organ.replace(" ", "_"): listing.find(f"{name}.gif", organ) for organ in ORGANS}
             yield SourceRow(
                 image_id=name,
                 path=path,
                 dataset="jsrt",
                 patient_id=name,
                 view="PA",
-                masks=masks,
+                masks=picture_masks(files),
                 labels={"nodule": float(name[3].upper() == "L")},
                 encoding="jsrt",
                 published=True,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns, Meta
-from chexworld_ray.shards.source import MaskSource, Source, SourceRow
+from chexworld_ray.shards.source import MaskSource, Source, SourceRow, picture_masks
 from chexworld_ray.shards.sources.listing import Listing, collect
 from chexworld_ray.storage import fetch
 
@@ -34,8 +34,7 @@ def read_shenzhen(listing: Listing, skip_missing: bool) -> Source:
     """
 
     def masks(name: str) -> dict[str, MaskSource]:
-        path = listing.find(f"{name}_mask.png")
-        return {"lung": MaskSource("files", (path,))} if path else {}
+        return picture_masks({"lung": listing.find(f"{name}_mask.png")})
 
     rows = (
         _row(listing, path, "shenzhen", masks(path.rsplit("/", 1)[-1].removesuffix(".png")))
@@ -54,12 +53,8 @@ def read_montgomery(listing: Listing, skip_missing: bool) -> Source:
     def rows() -> Iterator[SourceRow]:
         for path in _pictures(listing, "MCUCXR", "the Montgomery set"):
             name = path.rsplit("/", 1)[-1]
-            sides = {side: listing.find(name, f"{side}Mask") for side in ("left", "right")}
-            masks = {f"{side}_lung": MaskSource("files", (file,)) for side, file in sides.items() if file}
-            both = tuple(file for file in sides.values() if file)
-            if len(both) == 2:
-                masks["lung"] = MaskSource("files", both)
-            yield _row(listing, path, "montgomery", masks)
+            sides = {f"{side}_lung": listing.find(name, f"{side}Mask") for side in ("left", "right")}
+            yield _row(listing, path, "montgomery", picture_masks(sides))
 
     columns = Columns(("tuberculosis",), ("lung", "left_lung", "right_lung"), META)
     return collect(listing, rows(), columns, skip_missing, listing.root.url)
@@ -67,9 +62,8 @@ def read_montgomery(listing: Listing, skip_missing: bool) -> Source:
 
 def _pictures(listing: Listing, prefix: str, what: str) -> list[str]:
     """Paths of an owner's pictures, masks left out."""
-    paths = [
-        path for path in listing.matching(rf"{prefix}_\d+_[01]\.png") if "mask" not in path.lower().split("/")[-2:][0]
-    ]
+    named = listing.matching(rf"{prefix}_\d+_[01]\.png")
+    paths = [path for path in named if not any("mask" in folder for folder in path.lower().split("/")[-2:-1])]
     if not paths:
         raise UserError(f"{listing.root.url}: no {prefix}_0001_0.png or the like below it; a folder of {what} has them")
     return paths
