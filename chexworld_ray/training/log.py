@@ -31,6 +31,7 @@ class RunLog:
 
     def __init__(self, run: Place, position: int, tensorboard: bool) -> None:
         self._run = run
+        self._stale = False
         self._lines = [json.dumps(record) for record in read_metrics(run) if record["images_seen"] <= position]
         self.flush_metrics()
         self._folder: Path | None = None
@@ -54,8 +55,11 @@ class RunLog:
         line = json.dumps(record)
         self._lines.append(line)
         if self._run.is_local:
-            with open((self._run / METRICS).path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            try:
+                with open((self._run / METRICS).path, "a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            except OSError:  # a full disk must not stop training; the next `flush` puts the file whole
+                self._stale = True
         if self._writer is not None:
             for name, value in record.items():
                 if isinstance(value, float | int) and not name.startswith(("images_", "time")):
@@ -64,14 +68,17 @@ class RunLog:
 
     def flush_metrics(self) -> None:
         """Put metrics.jsonl, whole."""
-        write_bytes(self._run / METRICS, "".join(line + "\n" for line in self._lines).encode())
+        write_bytes(self._run / METRICS, "".join(line + "\n" for line in list(self._lines)).encode())
+        self._stale = False
 
     def flush(self) -> None:
         """Bring what is stored up to date."""
         if self._writer is not None:
             self._writer.flush()
-        if self._run.is_local:
+        if self._run.is_local and not self._stale:
             return
         self.flush_metrics()
+        if self._run.is_local:
+            return
         for file in self._folder.iterdir() if self._folder is not None else ():
             write_bytes(self._run / TENSORBOARD / file.name, file.read_bytes())

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from chexworld_ray.config import Runtime, Science
 from chexworld_ray.errors import UserError
@@ -14,6 +14,24 @@ from chexworld_ray.training.step import train_step
 from chexworld_ray.views.batch import CropBatch, make_batch, micro_batches
 
 
+class SaveState(Protocol):
+    """Has a checkpoint of a state written; `urgent`: before all else."""
+
+    def __call__(self, state: TrainState, *, urgent: bool) -> None: ...
+
+
+class Callbacks(NamedTuple):
+    """What the loop calls. All but the probe are called at the same positions on every worker."""
+
+    log: Callable[[dict[str, Any]], None]
+    """A record every `log_batches` steps and at the end."""
+    checkpoint: SaveState
+    """Each time the position passes a multiple of `checkpoint_images`, at the end, and on a notice."""
+    notice: Callable[[], bool]
+    """Looked at every `notice_batches` steps: whether a machine is about to go."""
+    probe: OnlineProbe | None = None
+
+
 def train(
     state: TrainState,
     shares: Iterator[CropBatch],
@@ -21,19 +39,14 @@ def train(
     runtime: Runtime,
     pixels: tuple[float, float],
     workers: int,
-    log: Callable[[dict[str, Any]], None],
-    checkpoint: Callable[[TrainState], None],
-    probe: OnlineProbe | None = None,
+    callbacks: Callbacks,
 ) -> None:
     """Train to the end of the run. `shares` yields this worker's share of each global batch from `state.position` on.
-
-    `log` gets a record every `log_batches` steps and at the end; `checkpoint` is called each time the position
-    passes a multiple of `checkpoint_images` and at the end. Both are called on every worker.
 
     Raises:
         UserError: `max_skipped_in_row` steps in a row were not finite (noticed at the logging cadence).
     """
-    monitor = Monitor(state.model.parts)
+    monitor, probe = Monitor(state.model.parts), callbacks.probe
     while state.position < state.total:
         began = time.perf_counter()
         share = next(shares)
@@ -43,16 +56,19 @@ def train(
         ]
         before = state.position
         monitor.add(train_step(state, batches, science, workers), waited)
-        ends = state.position >= state.total
-        if ends or (state.position // science.global_batch) % runtime.log_batches == 0:
-            record = _record(state, science, monitor)
+        ends, step = state.position >= state.total, state.position // science.global_batch
+        if ends or step % runtime.log_batches == 0:
+            record = _record(state, science, monitor) | {"workers": workers}
             if probe is not None:
                 record |= probe.latest()
                 probe.offer(state.target, state.position)
-            log(record)
+            callbacks.log(record)
             _refuse_divergence(state, runtime)
-        if ends or state.position // runtime.checkpoint_images > before // runtime.checkpoint_images:
-            checkpoint(state)
+        urgent = not ends and step % runtime.notice_batches == 0 and callbacks.notice()
+        if ends or urgent or state.position // runtime.checkpoint_images > before // runtime.checkpoint_images:
+            began = time.perf_counter()
+            callbacks.checkpoint(state, urgent=urgent)
+            monitor.saved(time.perf_counter() - began)
     if probe is not None:
         probe.close()
 

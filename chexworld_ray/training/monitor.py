@@ -28,7 +28,7 @@ class Monitor:
         self._last: StepReport | None = None
         self._skipped: Tensor | float = 0.0
         self._steps = 0
-        self._wait, self._began = 0.0, time.perf_counter()
+        self._wait, self._saving, self._began = 0.0, 0.0, time.perf_counter()
 
     def add(self, report: StepReport, waited: float) -> None:
         """One step; `waited` is the time (s) that the step waited for its data."""
@@ -39,6 +39,10 @@ class Monitor:
         self._wait += waited
         _keep(self._targets, report.targets_BVND[:, 0].mean(dim=1))
         _keep(self._predictions, report.predictions_RBTD[0].float().mean(dim=1))
+
+    def saved(self, seconds: float) -> None:
+        """Time (s) that the steps stood still for a checkpoint."""
+        self._saving += seconds
 
     def read(self) -> dict[str, Any]:
         """Means over the window and all workers; every worker must call it at the same step."""
@@ -58,6 +62,7 @@ class Monitor:
         record["rankme_prediction"] = rankme(torch.cat(list(self._predictions)))
         record["images_per_second"] = total[-1] / max(seconds, 1e-9)
         record["wait_fraction"] = self._wait / max(seconds, 1e-9)
+        record["checkpoint_fraction"] = self._saving / max(seconds, 1e-9)
         self._start_window()
         return record
 

@@ -46,9 +46,9 @@ def exchange_gradients(state: TrainState, *, now: bool) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards, detached, on the CPU; every worker must ask for it."""
+    """A copy of a tensor with all its shards, detached, on the CPU; every worker must ask for it."""
     complete = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return complete.detach().cpu().contiguous()
+    return complete.detach().to("cpu", copy=True).contiguous()
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:

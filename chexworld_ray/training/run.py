@@ -53,22 +53,43 @@ def open_or_create(root: Place, settings: RunSettings, manifests: list[Manifest]
     file = root / CONFIG
     if exists(file):
         old = read_json(file)
-        mine = {"science": _plain(record["science"]), "data": [entry["version"] for entry in data]}
-        theirs = {
-            "science": old.get("science", {}),
-            "data": [entry["version"] for entry in old.get("data", [])],
-        }
-        changes = difference(theirs, mine)
+        changes, used = _changes(old, record)
         if changes:
-            used = ", ".join(entry["url"] for entry in old.get("data", []))
             raise UserError(
-                f"{root.url} is a run with other settings ({'; '.join(changes)}); choose another --name, or the old "
-                f"settings" + (f" and data ({used})" if mine["data"] != theirs["data"] else "")
+                f"{root.url} is a run with other settings ({changes}); choose another --name, or the old settings"
+                + (f" and data ({used})" if used else "")
             )
         record["starts"] = old.get("starts", [])
     record["starts"].append({"time": time.time(), "runtime": to_dict(settings.runtime)})
     write_json(file, record)
     return load(root)
+
+
+def compatible(url: str, science: Science, manifests: list[Manifest]) -> str:
+    """The address of a run, or of one of its checkpoints, that a run with these settings and data can go on from.
+
+    Raises:
+        UserError: there is none, or its settings or data are others.
+    """
+    root = place(url)
+    record = record_of(science, (0.0, 1.0)) | {"data": [{"version": m.data_version} for m in manifests]}
+    theirs = load(root if position_of(root.name) is None else root.parent)
+    changes, _ = _changes(read_json(theirs.root / CONFIG), record)
+    if changes:
+        raise UserError(f"--resume-from {url}: other settings ({changes}); --init takes only its weights")
+    if not checkpoints_at(root.url):
+        raise UserError(f"--resume-from {url}: no checkpoint there")
+    return root.url
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
+    """What differs in science and data's versions; the old data's addresses, where these differ."""
+    mine, theirs = (
+        {"science": _plain(one.get("science", {})), "data": [entry["version"] for entry in one.get("data", [])]}
+        for one in (new, old)
+    )
+    used = ", ".join(entry["url"] for entry in old.get("data", []))
+    return "; ".join(difference(theirs, mine)), used if mine["data"] != theirs["data"] else ""
 
 
 def record_of(science: Science, pixels: tuple[float, float]) -> dict[str, Any]:
@@ -115,8 +136,17 @@ def checkpoints(root: Place) -> list[StoredCheckpoint]:
     found = [(position_of(child.name), child) for child in children(root)]
     return sorted(
         (StoredCheckpoint(child, position) for position, child in found if position is not None),
-        key=lambda checkpoint: checkpoint.position,
+        key=lambda checkpoint: (checkpoint.position, checkpoint.root.name),
     )
+
+
+def checkpoints_at(url: str) -> list[StoredCheckpoint]:
+    """Checkpoint folders of the run at `url`, oldest first, or the one folder that it names."""
+    root = place(url)
+    position = position_of(root.name)
+    if position is None:
+        return checkpoints(root)
+    return [StoredCheckpoint(root, position)] if exists(root) else []
 
 
 @contextmanager
@@ -136,12 +166,9 @@ def newest_whole(url: str) -> Iterator[Path]:
     Raises:
         UserError: there is no run, or no checkpoint is whole.
     """
-    root = place(url)
-    if position_of(root.name) is not None:
-        candidates = [StoredCheckpoint(root, 0)]
-    else:
-        candidates = list(reversed(checkpoints(load(root).root)))
-    for candidate in candidates:
+    if position_of(place(url).name) is None:
+        load_url(url)  # tells where there is no run
+    for candidate in reversed(checkpoints_at(url)):
         with local_copy(candidate) as (folder, reason):
             if reason is None:
                 yield folder

@@ -12,7 +12,7 @@ from chexworld_ray.cli import main
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.export import network_input
-from chexworld_ray.models.weights import save_encoder
+from chexworld_ray.models.weights import encoder_bytes
 
 MODEL = ModelSettings(
     image_size=48, patch_size=12, width=32, depth=2, heads=2, predictor_width=16, predictor_depth=1, mlp_width=100
@@ -22,7 +22,7 @@ MODEL = ModelSettings(
 @pytest.fixture
 def encoder_file(tmp_path: Path) -> Path:
     file = tmp_path / "run.safetensors"
-    save_encoder(build_encoder(MODEL, 0).vit.state_dict(), file, MODEL, (0.45, 0.22), 640)
+    file.write_bytes(encoder_bytes(build_encoder(MODEL, 0).vit.state_dict(), MODEL, (0.45, 0.22), 640))
     return file
 
 

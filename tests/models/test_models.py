@@ -11,7 +11,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.positions import grid_positions, sincos
 from chexworld_ray.models.predictor import Predictor, QueryTensors
-from chexworld_ray.models.weights import read_encoder, save_encoder
+from chexworld_ray.models.weights import encoder_bytes, read_encoder
 
 SETTINGS = ModelSettings(
     image_size=64, patch_size=16, width=48, depth=2, heads=3, predictor_width=24, predictor_depth=2
@@ -64,7 +64,8 @@ def test_predictor_ignores_padding_and_uses_position_and_action() -> None:
 
 def test_encoder_file_stands_alone_and_timm_reads_it(tmp_path: Path) -> None:
     encoder = build_encoder(SETTINGS, 4).eval()
-    save_encoder(encoder.vit.state_dict(), tmp_path / "encoder.safetensors", SETTINGS, (0.5, 0.25), 640)
+    data = encoder_bytes(encoder.vit.state_dict(), SETTINGS, (0.5, 0.25), 640)
+    (tmp_path / "encoder.safetensors").write_bytes(data)
     again, info = read_encoder((tmp_path / "encoder.safetensors").read_bytes(), "x")
     assert (info.model, info.mean, info.std, info.images_seen) == (SETTINGS, 0.5, 0.25, 640)
     images = torch.randn(2, 64, 64)

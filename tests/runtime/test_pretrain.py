@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,30 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(
         pretrain(other, [data], str(storage), "one")
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_is_gone_is_one_line_and_the_way_on_works(
+    ray_here: None, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
+) -> None:
+    """The older folder that Ray's list names goes; another run goes on from the newest, and has nothing left to do."""
+    data, runtime = [phantom_set.root.url], dataclasses.replace(tiny.runtime, checkpoint_images=100)
+    record = pretrain(dataclasses.replace(tiny, runtime=runtime), data, str(tmp_path), "one")
+    stored = run.checkpoints(record.root)
+    shutil.rmtree(stored[0].root.path)
+    with pytest.raises(UserError, match="--name one-2 --resume-from") as caught:
+        pretrain(tiny, data, str(tmp_path), "one")
+    assert "\n" not in str(caught.value)
+    second = pretrain(tiny, data, str(tmp_path), "one-2", record.root.url)
+    assert second.science == record.science
+    other = dataclasses.replace(tiny, science=dataclasses.replace(tiny.science, seed=7))
+    with pytest.raises(UserError, match="seed: 0 -> 7"):
+        pretrain(other, data, str(tmp_path), "one-3", stored[-1].root.url)
+
+
 def test_a_request_that_can_never_be_placed_is_one_line(
     ray_here: None, phantom_set: Manifest, tiny: RunSettings, storage: Path
 ) -> None:
     for change, words in (
-        ({"workers": 64}, "64"),
+        ({"workers": "64"}, "64"),
         ({"cpus_per_worker": 99.0}, "99 CPU"),
         ({"gpu": True}, "GPU"),
     ):
@@ -103,7 +123,7 @@ def test_sharded_workers_and_a_start_from_another_run(
     first = pretrain(tiny, data, str(tmp_path), "first")
     optim = dataclasses.replace(tiny.science.optim, lr=1e-6)
     science = dataclasses.replace(tiny.science, init=first.root.url, optim=optim)
-    runtime = dataclasses.replace(tiny.runtime, workers=2, sharding="fsdp", activation_checkpointing=True)
+    runtime = dataclasses.replace(tiny.runtime, workers="2", sharding="fsdp", activation_checkpointing=True)
     second = pretrain(RunSettings(science=science, runtime=runtime), data, str(tmp_path), "second")
     ends, starts = (
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

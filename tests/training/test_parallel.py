@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from torch._dynamo.utils import counters
 
 from chexworld_ray.config import ModelSettings, ObjectiveSettings, OptimSettings, Runtime, Science
+from chexworld_ray.storage import place
 from chexworld_ray.training import checkpoint
 from chexworld_ray.training.parallel import prepare, whole_state
 from chexworld_ray.training.state import TrainState, start_state
@@ -58,13 +59,13 @@ def spread(rank: int, sharding: Any, port: int, source: str | None, out: str) ->
     """One of two workers: from a checkpoint, if there is one, three steps on, and a checkpoint of them."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    state = prepared(Runtime(workers=2, sharding=sharding), 2)
+    state = prepared(Runtime(workers="2", sharding=sharding), 2)
     if source is not None:
         checkpoint.load(state, Path(source))
     run(state, rank, 2)
     folder = Path(out) if rank == 0 else None
     if sharding == "fsdp" or rank == 0:
-        checkpoint.save(state, folder, MODEL, (0.5, 0.25), {})
+        checkpoint.write(checkpoint.snapshot(state, MODEL, (0.5, 0.25), {}), place(str(folder)))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -93,7 +94,7 @@ def test_two_workers_learn_what_one_does_and_pass_it_on(sharding: str, tmp_path:
     checkpoint.load(alone, tmp_path / "two")
     run(alone, 0, 1)
     (tmp_path / "one").mkdir()
-    checkpoint.save(alone, tmp_path / "one", MODEL, (0.5, 0.25), {})
+    checkpoint.write(checkpoint.snapshot(alone, MODEL, (0.5, 0.25), {}), place(str(tmp_path / "one")))
     on_two(sharding, tmp_path / "one", tmp_path / "again")
     last = prepared(Runtime(), 1)
     checkpoint.load(last, tmp_path / "again")

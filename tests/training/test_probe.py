@@ -22,7 +22,7 @@ from chexworld_ray.shards.schema import Columns
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.registry import read_source
-from chexworld_ray.training.loop import train
+from chexworld_ray.training.loop import Callbacks, train
 from chexworld_ray.training.probe import OnlineProbe, read_probe_sets
 from chexworld_ray.training.state import start_state
 from chexworld_ray.views.batch import CropBatch
@@ -91,11 +91,16 @@ def test_the_probe_set_is_bounded_and_needs_labels(labelled: Manifest) -> None:
     assert read_probe_sets([replace(labelled, columns=Columns())], 48, 10) == []
 
 
+def quiet(records: list[dict[str, Any]], probe: OnlineProbe | None = None) -> Callbacks:
+    """Log only: no checkpoints, no notice."""
+    return Callbacks(records.append, lambda state, urgent: None, lambda: False, probe)
+
+
 def test_training_logs_the_probe(labelled: Manifest) -> None:
     records: list[dict[str, Any]] = []
     state = start_state(SCIENCE, 800, CPU)
     probe = OnlineProbe(read_probe_sets([labelled], 48, 64), MODEL, PIXELS)
-    train(state, shares(), SCIENCE, Runtime(log_batches=1), PIXELS, 1, records.append, lambda _: None, probe)
+    train(state, shares(), SCIENCE, Runtime(log_batches=1), PIXELS, 1, quiet(records, probe))
     probed = [record for record in records if "probe_knn" in record]
     assert probed
     assert all(0.0 <= record["probe_knn"] <= 1.0 for record in probed)
@@ -109,6 +114,6 @@ def test_steps_that_are_not_finite_in_a_row_stop_the_run() -> None:
     records: list[dict[str, Any]] = []
     runtime = Runtime(log_batches=4, max_skipped_in_row=8)
     with pytest.raises(UserError, match="last 8 steps up to 32 images seen"):
-        train(state, shares(poisoned=True), SCIENCE, runtime, PIXELS, 1, records.append, lambda _: None)
+        train(state, shares(poisoned=True), SCIENCE, runtime, PIXELS, 1, quiet(records))
     assert [record["skipped_fraction"] for record in records] == [1.0, 1.0]
     assert all(torch.equal(a, b) for a, b in zip(before, state.model.state_dict().values(), strict=True))

@@ -20,7 +20,7 @@ from chexworld_ray.storage import place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.ema import update_target
 from chexworld_ray.training.log import RunLog, read_metrics
-from chexworld_ray.training.loop import train
+from chexworld_ray.training.loop import Callbacks, train
 from chexworld_ray.training.schedules import ema_momentum, learning_rate
 from chexworld_ray.training.state import TrainState, start_state
 from chexworld_ray.training.step import train_step
@@ -122,7 +122,7 @@ def test_resume_at_any_step_is_bit_exact(phantom_set: Manifest, tmp_path: Path) 
         run_to(first, phantom_set, stop)
         folder = tmp_path / str(stop)
         folder.mkdir()
-        checkpoint.save(first, folder, MODEL, PIXELS, {"plan": "p"})
+        checkpoint.write(checkpoint.snapshot(first, MODEL, PIXELS, {"plan": "p"}), place(str(folder)))
         second = start_state(dataclasses.replace(SCIENCE, seed=9), total, CPU)  # other weights, all replaced
         assert checkpoint.load(second, folder)["plan"] == "p"
         run_to(second, phantom_set, total)
@@ -136,16 +136,22 @@ def test_training_lowers_the_loss_and_calls_back(phantom_set: Manifest) -> None:
     state = start_state(science, total, CPU)
     records: list[dict[str, Any]] = []
     saved: list[int] = []
+    noticed: list[int] = []
+    looks = iter([False, True, *[False] * 20])
+
+    def save(state: TrainState, *, urgent: bool) -> None:
+        (noticed if urgent else saved).append(state.position)
+
     train(
         state,
         shares(phantom_set, 0, total),
         science,
-        Runtime(log_batches=3, checkpoint_images=100),
+        Runtime(log_batches=3, checkpoint_images=100, notice_batches=4),
         PIXELS,
         1,
-        records.append,
-        lambda s: saved.append(s.position),
+        Callbacks(records.append, save, lambda: next(looks)),
     )
+    assert noticed == [80], "the second look found a notice: a checkpoint at once"
     assert records[-1]["images_seen"] == total == saved[-1]
     assert records[-1]["loss"] < 0.8 * records[0]["loss"]
     assert records[-1]["lr"] == pytest.approx(science.optim.final_lr)
@@ -171,7 +177,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(phantom_set: M
 @pytest.mark.parametrize("harm", ["missing", "short", "changed", "no manifest"])
 def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str) -> None:
     state = start_state(SCIENCE, 100, CPU)
-    checkpoint.save(state, tmp_path, MODEL, PIXELS, {})
+    checkpoint.write(checkpoint.snapshot(state, MODEL, PIXELS, {}), place(str(tmp_path)))
     assert checkpoint.damage(tmp_path) is None
     file = tmp_path / "predictor.safetensors"
     if harm == "missing":
@@ -201,7 +207,7 @@ def test_a_name_stands_for_its_settings(phantom_set: Manifest, tmp_path: Path) -
     root = place(str(tmp_path / "run"))
     settings = RunSettings(science=SCIENCE)
     run.open_or_create(root, settings, [phantom_set], 60)
-    more_workers = dataclasses.replace(settings, runtime=Runtime(workers=4))
+    more_workers = dataclasses.replace(settings, runtime=Runtime(workers="4"))
     assert len(run.open_or_create(root, more_workers, [phantom_set], 60).starts) == 2
     other = dataclasses.replace(settings, science=dataclasses.replace(SCIENCE, seed=5))
     with pytest.raises(UserError, match="seed: 0 -> 5"):
@@ -222,7 +228,7 @@ def test_an_encoder_is_one_line_away(phantom_set: Manifest, tmp_path: Path) -> N
         state.position = position
         folder = tmp_path / "run" / checkpoint.folder_name(position)
         folder.mkdir()
-        checkpoint.save(state, folder, MODEL, PIXELS, {})
+        checkpoint.write(checkpoint.snapshot(state, MODEL, PIXELS, {}), place(str(folder)))
     (folder / "target.safetensors").unlink()  # the newest is damaged: the one before is taken
     encoder, info = load_encoder(root.url)
     assert (info.images_seen, info.mean) == (10, 0.5)

@@ -1,0 +1,104 @@
+"""Checkpoints of a running worker group: a copy is taken in the step, all else happens beside the next steps."""
+
+import threading
+import time
+from typing import Any
+
+import ray.train
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from chexworld_ray import storage
+from chexworld_ray.runtime.job import Job
+from chexworld_ray.storage import Place, StorageError
+from chexworld_ray.training import checkpoint
+from chexworld_ray.training.log import RunLog
+from chexworld_ray.training.state import TrainState
+
+LONGEST_PAUSE = 60.0  # s between two attempts to write to a storage that fails
+
+
+class Saver:
+    """Called with the state at the same positions on every worker; rank 0 writes.
+
+    One checkpoint is written at a time, so that a storage that hangs costs the memory of one copy: what falls due
+    meanwhile is left out, with a line. The last one of a run, and one for a spot notice, wait instead.
+    """
+
+    def __init__(self, job: Job, attempt: str, taken: set[str], facts: dict[str, Any], log: RunLog | None) -> None:
+        """`taken`: names of the checkpoint folders that were there at the start. `log`: rank 0's."""
+        self._job, self._attempt, self._taken, self._facts, self._log = job, attempt, taken, facts, log
+        self._sharded = job.settings.runtime.sharding == "fsdp"
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def __call__(self, state: TrainState, *, urgent: bool) -> None:
+        """Have a checkpoint of `state` written. A barrier of all ranks."""
+        writes = self._log is not None
+        if urgent or state.position >= state.total:
+            self._idle.wait()
+        busy = not self._idle.is_set()
+        copy = None
+        if self._sharded or (writes and not busy):
+            copy = checkpoint.snapshot(state, self._job.settings.science.model, self._job.pixels, self._facts)
+        if not writes or copy is None or busy:
+            if busy:
+                self._say(f"no checkpoint at {state.position} images seen: the one before is still being written")
+            ray.train.report({}, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+            return
+        name = checkpoint.folder_name(state.position)
+        if name in self._taken:
+            name = checkpoint.folder_name(state.position, self._attempt[:8])
+        self._idle.clear()
+        self._report(copy, name)
+
+    def _report(self, copy: checkpoint.Snapshot, name: str) -> None:
+        """Ray calls `write` in its upload thread, and takes the folder into its list when it returns."""
+        context: Any = ray.train.get_context().get_storage()
+        folder = Checkpoint(f"{context.experiment_fs_path}/{name}", context.storage_filesystem)
+
+        def write(_: Checkpoint, __: str) -> Checkpoint:
+            self._write(copy, storage.place(self._job.run_url) / name)
+            return folder
+
+        ray.train.report(
+            {"images_seen": copy.record["position"]},
+            checkpoint=folder,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=write,
+            delete_local_checkpoint_after_upload=False,
+        )
+
+    def _write(self, copy: checkpoint.Snapshot, root: Place) -> None:
+        """Write until it succeeds: a storage that is away, or a full disk, costs nobody the work of the others."""
+        assert self._log is not None
+        pause = 1.0
+        while True:
+            try:
+                checkpoint.write(copy, root)
+                self._log.flush()
+                break
+            except StorageError as error:
+                self._say(f"{error}; the checkpoint is written again in {pause:.0f} s, training goes on")
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        self._idle.set()
+
+    def _say(self, message: str) -> None:
+        self._job.board.push.remote({"message": message})
+
+
+class Notices:
+    """Whether a machine of this run has been given notice since the last look. A barrier of all ranks."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def __call__(self) -> bool:
+        info = ray.train.get_preemption_info()
+        if info is None:
+            return False
+        nodes = set(info.preempted_node_ids)
+        new = bool(nodes - self._known)
+        self._known |= nodes
+        return new

@@ -1,0 +1,119 @@
+"""One training worker: from the newest whole checkpoint to the end of the run, with `training.loop.train`."""
+
+import os
+import uuid
+from contextlib import nullcontext
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.torch import get_device
+
+from chexworld_ray import storage
+from chexworld_ray.errors import UserError
+from chexworld_ray.runtime.job import Job
+from chexworld_ray.runtime.saving import Notices, Saver
+from chexworld_ray.runtime.stream import StreamSettings, cropped_shares
+from chexworld_ray.shards.manifest import load as load_manifest
+from chexworld_ray.storage import StorageError
+from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.initial import start_from
+from chexworld_ray.training.log import RunLog
+from chexworld_ray.training.loop import Callbacks, train
+from chexworld_ray.training.parallel import prepare
+from chexworld_ray.training.probe import OnlineProbe, read_probe_sets
+from chexworld_ray.training.state import TrainState, start_state
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """What Ray Train starts. What no new start would cure is told to the driver instead of raised; a storage that is
+    away is raised, for Ray starts again.
+    """
+    job: Job = config["job"]
+    try:
+        _train(job)
+    except StorageError:
+        raise
+    except UserError as error:
+        if ray.train.get_context().get_world_rank() == 0:
+            ray.get(job.board.push.remote({"fatal": str(error)}))
+
+
+def _train(job: Job) -> None:
+    science, runtime = job.settings.science, job.settings.runtime
+    context = ray.train.get_context()
+    workers, rank = context.get_world_size(), context.get_world_rank()
+    device = get_device()
+    assert isinstance(device, torch.device)
+    cores = len(os.sched_getaffinity(0))  # Ray tells torch of one core only
+    torch.set_num_threads(runtime.torch_threads or max(1, cores // context.get_local_world_size()))
+    state = start_state(science, job.total, device)
+    prepare(state, runtime, science.optim, workers)
+    taken = _restore(job, state, rank, workers)
+    attempt = broadcast_from_rank_zero(uuid.uuid4().hex)
+    stream = StreamSettings(
+        job.plan, science, job.total, runtime.segment_images, runtime.decode_threads, workers, rank, attempt
+    )
+    shares = cropped_shares(stream, state.position, job.board)
+    facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed}
+    first = rank == 0
+    with RunLog(storage.place(job.run_url), state.position, runtime.tensorboard) if first else nullcontext() as log:
+
+        def write(record: dict[str, Any]) -> None:
+            if log is not None:
+                log.write(record)
+                job.board.push.remote(record)
+
+        callbacks = Callbacks(write, Saver(job, attempt, taken, facts, log), Notices(), _probe(job) if first else None)
+        train(state, shares, science, runtime, job.pixels, workers, callbacks)
+
+
+def _probe(job: Job) -> OnlineProbe | None:
+    """The online probe of rank 0. A sharded target can't be looked at by one worker alone."""
+    science, runtime = job.settings.science, job.settings.runtime
+    if not runtime.probe_images or runtime.sharding == "fsdp":
+        return None
+    manifests = [load_manifest(url) for url in job.data]
+    sets = read_probe_sets(manifests, science.model.image_size, runtime.probe_images)
+    return OnlineProbe(sets, science.model, job.pixels) if sets else None
+
+
+def _restore(job: Job, state: TrainState, rank: int, workers: int) -> set[str]:
+    """Load the newest checkpoint that is whole; rank 0 chooses, so that all ranks load the same. Names of all."""
+    found: Any = broadcast_from_rank_zero(_newest_whole(job) if rank == 0 else None)
+    chosen, taken = found
+    if chosen is None:
+        if job.settings.science.init is not None:
+            start_from(state, job.settings.science, job.pixels)
+        return taken
+    with run.local_copy(run.StoredCheckpoint(storage.place(chosen), 0)) as (folder, reason):
+        if reason:
+            raise RuntimeError(f"{chosen} was whole a moment ago, and now {reason}")
+        facts = checkpoint.load(state, folder)
+    if facts["plan"] != job.plan.digest:
+        raise RuntimeError(f"{chosen} follows plan {facts['plan']}, this run {job.plan.digest}: the data changed")
+    if rank == 0:
+        counted = f"{workers} worker" + ("s" if workers > 1 else "")
+        job.board.push.remote({"message": f"going on from {state.position} images seen with {counted} ({chosen})"})
+    return taken
+
+
+def _newest_whole(job: Job) -> tuple[str | None, set[str]]:
+    """URL of the run's newest whole checkpoint, else of that of the run that it goes on from; names of the run's own.
+
+    Raises:
+        UserError: the run that it goes on from has none.
+    """
+    own = run.checkpoints(storage.place(job.run_url))
+    taken = {stored.root.name for stored in own}
+    others = run.checkpoints_at(job.resume_from) if job.resume_from is not None else []
+    for stored in [*reversed(own), *reversed(others)]:
+        with run.local_copy(stored) as (_, reason):
+            if reason is None:
+                return stored.root.url, taken
+        job.board.push.remote({"message": f"{stored.root.url} is passed over: {reason}"})
+    if job.resume_from is not None:
+        raise UserError(f"--resume-from {job.resume_from}: no whole checkpoint there")
+    return None, taken
