@@ -7,6 +7,7 @@ again. Rows that share split and projection go to one file.
 import hashlib
 import io
 import re
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,13 +50,18 @@ def write_chunk(
     rejected: list[Reject] = []
     keyed = 0
     watch = Stopwatch()
+    reading_seconds: list[float] = []  # processor time of the threads that read
 
     def read(path: str) -> bytes:
-        return _read(resolve(root, path), root)
+        began = time.thread_time()
+        try:
+            return _read(resolve(root, path), root)
+        finally:
+            reading_seconds.append(time.thread_time() - began)
 
     for row, reading in _ahead(rows, read):
         try:
-            with watch.on("read"):
+            with watch.on("wait"):
                 data = reading.result()
             record, image = shard_row(row, data, read, columns, settings, key, watch)
         except Rejected as reason:
@@ -74,6 +80,7 @@ def write_chunk(
             files.append(write_file(out, path, table, split, view, settings.row_group_images))
         keyed += sum(image.pop("keyed") for image in images[split, view])
         kept += [image | {"file": path} for image in images[split, view]]
+    watch.add({"read": sum(reading_seconds)})
     return ChunkRecord(files, rejected, keyed, pa.Table.from_pylist(kept, schema=IMAGE_SCHEMA), {**watch.seconds})
 
 
