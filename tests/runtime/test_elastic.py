@@ -1,0 +1,94 @@
+"""Machines come, are given notice and go, on a real cluster of several nodes."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from ray._private.node import Node
+from ray.cluster_utils import Cluster
+from test_cluster import chexworld, metrics, wait_until
+from test_spot import Aws, serving
+
+from chexworld_ray.shards.manifest import Manifest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+STORE = 200 * 2**20
+RUN = [
+    *("--recipe", "demo", "--model.image-size", "96", "--model.depth", "8", "--global-batch", "10", "--epochs", "40"),
+    *("--precision", "fp32", "--optim.lr", "1e-5", "--torch-threads", "1", "--micro-batch", "5", "--keep", "100"),
+    *("--checkpoint-images", "200", "--log-batches", "1", "--notice-batches", "1", "--probe-images", "0"),
+]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head without a slot, where the driver runs; machines with a slot are added by the test."""
+    for name, value in (
+        ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20"),
+        ("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    head = {"num_cpus": 2, "object_store_memory": STORE, "include_dashboard": False}
+    started = Cluster(initialize_head=True, head_node_args=head)
+    yield started
+    started.shutdown()
+
+
+def add(cluster: Cluster) -> Node:
+    return cluster.add_node(num_cpus=1, resources={"train_slot": 1}, object_store_memory=STORE)
+
+
+def workers_now(run: Path) -> int:
+    lines = metrics(run)
+    return int(lines[-1]["workers"]) if lines else 0
+
+
+def newest_whole(run: Path) -> int:
+    """Position of the newest checkpoint whose manifest is written."""
+    return max((int(file.parent.name.split("_")[1]) for file in run.glob("checkpoint_*/MANIFEST.json")), default=0)
+
+
+def test_one_two_one_workers_see_and_learn_what_one_does(
+    cluster: Cluster, phantom_set: Manifest, tmp_path: Path
+) -> None:
+    """Grows when a machine comes; on a spot notice a checkpoint at once; shrinks when the machine is gone."""
+    arguments = ["pretrain", "--data", phantom_set.root.path, "--storage", str(tmp_path), *RUN]
+    chexworld(*arguments, "--name", "straight")
+    aws = Aws()
+    with serving(aws) as metadata:
+        run_on_spot(cluster, arguments, tmp_path, aws, metadata)
+    spots, straight = metrics(tmp_path / "spot"), metrics(tmp_path / "straight")
+    assert [line["images_seen"] for line in spots] == [line["images_seen"] for line in straight]
+    assert [line["loss"] for line in spots] == pytest.approx([line["loss"] for line in straight], rel=1e-3)
+    assert {line["workers"] for line in spots} == {1, 2}
+
+
+def run_on_spot(cluster: Cluster, arguments: list[str], tmp_path: Path, aws: Aws, metadata: str) -> None:
+    run = tmp_path / "spot"
+    add(cluster)
+    command = [sys.executable, "-m", "chexworld_ray", *arguments, "--name", "spot", "--workers", "1:2"]
+    command += ["--resize-seconds", "10"]
+    with open(tmp_path / "log", "w") as log:
+        driver = subprocess.Popen(command, stderr=log, env=os.environ | {"RAY_ADDRESS": cluster.address})
+    try:
+        wait_until(lambda: newest_whole(run) >= 200, "a checkpoint of one worker")
+        spot = add(cluster)
+        watching = [*("drain", "--watch", "aws", "--endpoint", metadata), *("--node", spot.node_id)]
+        environment = os.environ | {"RAY_ADDRESS": cluster.address}
+        watcher = subprocess.Popen([sys.executable, "-m", "chexworld_ray", *watching], env=environment)
+        wait_until(lambda: workers_now(run) == 2, "two workers")
+        deadline = datetime.fromtimestamp(time.time() + 10, UTC)
+        aws.action = {"action": "terminate", "time": deadline.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        wait_until(lambda: newest_whole(run) % 200 != 0, "a checkpoint because of the notice")
+        assert watcher.wait(60) == 0
+        cluster.remove_node(spot, allow_graceful=False)
+        wait_until(lambda: workers_now(run) == 1, "one worker again")
+        assert driver.wait(300) == 0, (tmp_path / "log").read_text()
+    finally:
+        driver.kill()
