@@ -271,6 +271,8 @@ class Runtime:
     view of the cluster is up to 20 s old."""
     notice_batches: int = 10
     """Global batches between two looks for a spot notice; on one, a checkpoint is written at once."""
+    record_seen: bool = False
+    """Write who saw which image at which position below RUN/seen, with each checkpoint: an audit trail."""
     probe_images: int = 256
     """Labelled images of train, and of val, that an online kNN probe looks at beside training; 0: off."""
     tensorboard: bool = True

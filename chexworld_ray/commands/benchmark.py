@@ -200,8 +200,32 @@ class Ingest(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chaos(_Shared):
+    """A run to which everything happens, on a small cluster and an S3 server of its own: what is lost or repeated."""
+
+    out: str
+    """Folder for seen.parquet, metrics.jsonl and run.log."""
+    seed: int = 0
+    """Seed of the faults, their order, places and victims."""
+    faults: int = 10
+    """How many."""
+    images: int = 4_000
+    """Images that the run sees."""
+
+    def run(self) -> int:
+        from chexworld_ray.benchmarks.chaos import table
+        from chexworld_ray.runtime.chaos import chaos
+        from chexworld_ray.runtime.cluster import say
+
+        result = chaos(self.seed, self.faults, self.images, self.out)
+        say(table(result))
+        self.finish(result)
+        return int(any(result[name] for name in ("lost", "repeated", "misplaced")))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What things cost on this machine: step, views, masks, plan, ingest, stream."""
+    """What things cost on this machine: step, views, masks, plan, ingest, stream; and chaos."""
 
     part: tyro.conf.OmitSubcommandPrefixes[
         Annotated[Step, tyro.conf.subcommand("step")]
@@ -210,7 +234,8 @@ class Benchmark:
         | Annotated[Plan, tyro.conf.subcommand("plan")]
         | Annotated[Ingest, tyro.conf.subcommand("ingest")]
         | Annotated[Stream, tyro.conf.subcommand("stream")]
+        | Annotated[Chaos, tyro.conf.subcommand("chaos")]
     ]
 
-    def run(self) -> None:
-        self.part.run()
+    def run(self) -> int:
+        return self.part.run() or 0

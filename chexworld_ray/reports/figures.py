@@ -56,6 +56,30 @@ def training_curves(records: Sequence[dict[str, Any]]) -> str:
     return to_svg(figure)
 
 
+def elastic_curves(records: Sequence[dict[str, Any]]) -> str | None:
+    """Workers, images/s and loss over time, shared axis; None where the workers were always as many, or in no record.
+
+    Time stands still while no step is taken: gaps between records are where workers were lost or started.
+    """
+    kept = [record for record in records if "workers" in record and "time" in record]
+    if len({record["workers"] for record in kept}) < 2:
+        return None
+    minutes = [(record["time"] - kept[0]["time"]) / 60 for record in kept]
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.4, 1.4))
+    axes[0].step(minutes, [record["workers"] for record in kept], where="post", linewidth=1.6)
+    axes[0].set_ylim(0, max(record["workers"] for record in kept) + 0.5)
+    axes[0].yaxis.get_major_locator().set_params(integer=True)
+    axes[1].plot(minutes, [record["images_per_second"] for record in kept], linewidth=1.0)
+    axes[2].plot(minutes, [record["loss"] for record in kept], linewidth=1.0)
+    for axis, title in zip(axes, ("workers", "images/s", "loss"), strict=True):
+        axis.set_ylabel(title, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    axes[2].set_xlabel("minutes since the first record that is kept", fontsize=9)
+    return to_svg(figure)
+
+
 def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
     """AUROC over images seen with its interval, a panel for each task and protocol; None with one point a line.
 

@@ -13,7 +13,7 @@ from chexworld_ray.config import Science, difference, to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import MIN_POSITIVES, ResultRow, read_results
 from chexworld_ray.metrics.bootstrap import DRAWS
-from chexworld_ray.reports.figures import auroc_curves, training_curves
+from chexworld_ray.reports.figures import auroc_curves, elastic_curves, training_curves
 from chexworld_ray.reports.masks import masks_picture
 from chexworld_ray.reports.views import views_picture
 from chexworld_ray.shards.manifest import Manifest, load
@@ -46,6 +46,7 @@ def write_report(run: Run, out: str | None) -> str:
         views=base64.b64encode(views_picture(data[0], run.science)).decode() if data else None,
         masks=base64.b64encode(masks_picture(run.science.masks, run.science.model.grid, run.science.seed)).decode(),
         curves=training_curves(records) if records else None,
+        elastic=elastic_curves(records),
         auroc=auroc_curves(rows),
         tables=_tables(rows),
         differences=[row for row in rows if row.metric == "auroc_difference"],

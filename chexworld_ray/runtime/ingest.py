@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
-from chexworld_ray.runtime.board import Board
+from chexworld_ray.runtime.board import new_board
 from chexworld_ray.runtime.cluster import connect, say, user_error
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.duplicates import Duplicate
@@ -160,7 +160,7 @@ def _work(
     """What Ray Data runs on a chunk. The key travels from process to process, never through a store or a file."""
     import ray
 
-    board: Any = Board.remote()
+    board: Any = new_board()
     ray.get(board.publish.remote("key", key))
 
     def work(batch: dict[str, Any]) -> dict[str, list[int]]:

@@ -6,7 +6,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from chexworld_ray import storage
 from chexworld_ray.config import RunSettings, Runtime
 from chexworld_ray.errors import UserError
-from chexworld_ray.runtime.board import Board
+from chexworld_ray.runtime.board import new_board
 from chexworld_ray.runtime.cluster import connect, place_workers, say, user_error
 from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.runtime.job import Job
@@ -45,7 +45,7 @@ def pretrain(
     for note in placement.notes:
         say(note)
     say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")
-    board = Board.remote()
+    board = new_board()
     job = Job(settings, [m.url for m in manifests], plan, record.pixels, root.url, resume_from, total, board)
     trainer = TorchTrainer(
         train_loop,

@@ -4,7 +4,9 @@ import threading
 import time
 from typing import Any
 
+import pyarrow as pa
 import ray.train
+import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from chexworld_ray import storage
@@ -12,6 +14,7 @@ from chexworld_ray.runtime.job import Job
 from chexworld_ray.storage import Place, StorageError
 from chexworld_ray.training import checkpoint
 from chexworld_ray.training.log import RunLog
+from chexworld_ray.training.seen import SCHEMA, Attempt, Seen, write_seen
 from chexworld_ray.training.state import TrainState
 
 LONGEST_PAUSE = 60.0  # s between two attempts to write to a storage that fails
@@ -24,9 +27,18 @@ class Saver:
     meanwhile is left out, with a line. The last one of a run, and one for a spot notice, wait instead.
     """
 
-    def __init__(self, job: Job, attempt: str, taken: set[str], facts: dict[str, Any], log: RunLog | None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        attempt: Attempt,
+        taken: set[str],
+        facts: dict[str, Any],
+        log: RunLog | None,
+        seen: Seen | None,
+    ) -> None:
         """`taken`: names of the checkpoint folders that were there at the start. `log`: rank 0's."""
         self._job, self._attempt, self._taken, self._facts, self._log = job, attempt, taken, facts, log
+        self._seen, self._rows = seen, SCHEMA.empty_table()
         self._sharded = job.settings.runtime.sharding == "fsdp"
         self._idle = threading.Event()
         self._idle.set()
@@ -34,6 +46,7 @@ class Saver:
     def __call__(self, state: TrainState, *, urgent: bool) -> None:
         """Have a checkpoint of `state` written. A barrier of all ranks."""
         writes = self._log is not None
+        self._gather()
         if urgent or state.position >= state.total:
             self._idle.wait()
         busy = not self._idle.is_set()
@@ -47,17 +60,29 @@ class Saver:
             return
         name = checkpoint.folder_name(state.position)
         if name in self._taken:
-            name = checkpoint.folder_name(state.position, self._attempt[:8])
+            name = checkpoint.folder_name(state.position, self._attempt.name[:8])
         self._idle.clear()
         self._report(copy, name)
 
+    def _gather(self) -> None:
+        """Rank 0 holds what all have seen since the last checkpoint that was written."""
+        if self._seen is None:
+            return
+        tables: list[Any] = [self._seen.take()]
+        if ray.train.get_context().get_world_size() > 1:
+            gathered: list[Any] | None = [None] * dist.get_world_size() if self._log is not None else None
+            dist.gather_object(tables[0], gathered)
+            tables = gathered or []
+        self._rows = pa.concat_tables([self._rows, *tables])
+
     def _report(self, copy: checkpoint.Snapshot, name: str) -> None:
         """Ray calls `write` in its upload thread, and takes the folder into its list when it returns."""
+        rows, self._rows = self._rows, SCHEMA.empty_table()
         context: Any = ray.train.get_context().get_storage()
         folder = Checkpoint(f"{context.experiment_fs_path}/{name}", context.storage_filesystem)
 
         def write(_: Checkpoint, __: str) -> Checkpoint:
-            self._write(copy, storage.place(self._job.run_url) / name)
+            self._write(copy, storage.place(self._job.run_url) / name, rows)
             return folder
 
         ray.train.report(
@@ -69,12 +94,14 @@ class Saver:
             delete_local_checkpoint_after_upload=False,
         )
 
-    def _write(self, copy: checkpoint.Snapshot, root: Place) -> None:
+    def _write(self, copy: checkpoint.Snapshot, root: Place, rows: pa.Table) -> None:
         """Write until it succeeds: a storage that is away, or a full disk, costs nobody the work of the others."""
         assert self._log is not None
         pause = 1.0
         while True:
             try:
+                if self._seen is not None:
+                    write_seen(root.parent, self._attempt, copy.record["position"], rows)
                 checkpoint.write(copy, root)
                 self._log.flush()
                 break

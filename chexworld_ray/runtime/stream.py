@@ -20,6 +20,7 @@ import ray.data
 from chexworld_ray.config import Science
 from chexworld_ray.shards.plan import Plan, Window, segment_end, share_size
 from chexworld_ray.shards.reader import expected_positions, read_window
+from chexworld_ray.training.seen import Seen
 from chexworld_ray.views.batch import CropBatch, crop_share
 
 AHEAD = 4  # shares that wait, cropped, for the step
@@ -135,9 +136,13 @@ def _check_order(block: pa.Table, expected: np.ndarray) -> None:
         )
 
 
-def cropped_shares(settings: StreamSettings, position: int, board: Any) -> Iterator[CropBatch]:
-    """Shares decoded and cropped in threads, up to AHEAD of them before they are asked for."""
-    ready: queue.Queue[CropBatch | BaseException | None] = queue.Queue(AHEAD)
+def cropped_shares(
+    settings: StreamSettings, position: int, board: Any, seen: Seen | None = None
+) -> Iterator[CropBatch]:
+    """Shares decoded and cropped in threads, up to AHEAD of them before they are asked for; `seen` is told of each that
+    is handed out.
+    """
+    ready: queue.Queue[tuple[CropBatch, list[str]] | BaseException | None] = queue.Queue(AHEAD)
     stopped = threading.Event()
 
     def fill() -> None:
@@ -145,7 +150,8 @@ def cropped_shares(settings: StreamSettings, position: int, board: Any) -> Itera
             with ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="crops") as pool:
                 for block in read_shares(settings, position, board):
                     images = block["image"].to_pylist()
-                    ready.put(crop_share(images, block["position"].to_numpy(), settings.science, pool))
+                    share = crop_share(images, block["position"].to_numpy(), settings.science, pool)
+                    ready.put((share, block["image_id"].to_pylist()))
                     if stopped.is_set():
                         return
             ready.put(None)
@@ -154,9 +160,12 @@ def cropped_shares(settings: StreamSettings, position: int, board: Any) -> Itera
 
     threading.Thread(target=fill, name="stream", daemon=True).start()
     try:
-        while (share := ready.get()) is not None:
-            if isinstance(share, BaseException):
-                raise share
+        while (got := ready.get()) is not None:
+            if isinstance(got, BaseException):
+                raise got
+            share, image_ids = got
+            if seen is not None:
+                seen.add(share.positions_B, image_ids)
             yield share
     finally:
         stopped.set()

@@ -10,7 +10,7 @@ import torch
 from chexworld_ray.benchmarks.measure import machine
 from chexworld_ray.config import RunSettings, Science
 from chexworld_ray.errors import UserError
-from chexworld_ray.runtime.board import Board
+from chexworld_ray.runtime.board import new_board
 from chexworld_ray.runtime.cluster import connect
 from chexworld_ray.runtime.memory import MemoryCurve
 from chexworld_ray.runtime.stream import StreamSettings, cropped_shares, read_shares
@@ -45,7 +45,7 @@ def benchmark_stream(data: list[str], settings: RunSettings, images: int, steps:
     for name, source in (("encoded", read_shares), ("cropped", cropped_shares)):
         stream = _stream(plan, science, settings, total, name)
         with MemoryCurve() as curve:
-            rates[name] = _rate(source(stream, 0, Board.remote()), science.global_batch, total)
+            rates[name] = _rate(source(stream, 0, new_board()), science.global_batch, total)
         curves[name] = curve.shown()
     fed = min(total, (steps + WARM_UP) * science.global_batch)
     stepped = _steps(_stream(plan, science, settings, fed, "steps"), science, settings, fed, manifests[0].grey_mean)
@@ -94,7 +94,7 @@ def _steps(
     """Real steps fed by the stream: images/s, and the part of the time that they wait for data."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = start_state(science, replace(stream, total=total).total, device)
-    shares = cropped_shares(stream, 0, Board.remote())
+    shares = cropped_shares(stream, 0, new_board())
     waited, began, counted = 0.0, time.perf_counter(), 0
     for number, asked in enumerate(range(0, total, science.global_batch)):
         if number == WARM_UP:

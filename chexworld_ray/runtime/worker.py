@@ -1,9 +1,11 @@
 """One training worker: from the newest whole checkpoint to the end of the run, with `training.loop.train`."""
 
 import os
+import time
 import uuid
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 import ray.train
@@ -14,17 +16,22 @@ from ray.train.torch import get_device
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.job import Job
-from chexworld_ray.runtime.saving import Notices, Saver
+from chexworld_ray.runtime.saving import LONGEST_PAUSE, Notices, Saver
 from chexworld_ray.runtime.stream import StreamSettings, cropped_shares
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.storage import StorageError
 from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.best import KeepBest
 from chexworld_ray.training.initial import start_from
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.loop import Callbacks, train
 from chexworld_ray.training.parallel import prepare
 from chexworld_ray.training.probe import OnlineProbe, read_probe_sets
+from chexworld_ray.training.seen import Attempt, Seen
 from chexworld_ray.training.state import TrainState, start_state
+
+T = TypeVar("T")
+PATIENCE = 600.0  # s that a start waits for its storage before it gives up, and Ray starts it again
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -51,13 +58,14 @@ def _train(job: Job) -> None:
     torch.set_num_threads(runtime.torch_threads or max(1, cores // context.get_local_world_size()))
     state = start_state(science, job.total, device)
     prepare(state, runtime, science.optim, workers)
-    taken = _restore(job, state, rank, workers)
-    attempt = broadcast_from_rank_zero(uuid.uuid4().hex)
+    start = _restore(job, state, rank, workers)
+    attempt = Attempt(broadcast_from_rank_zero(uuid.uuid4().hex[:12]), start.attempt, state.position)
+    seen = Seen(attempt.name, rank) if runtime.record_seen else None
     stream = StreamSettings(
-        job.plan, science, job.total, runtime.segment_images, runtime.decode_threads, workers, rank, attempt
+        job.plan, science, job.total, runtime.segment_images, runtime.decode_threads, workers, rank, attempt.name
     )
-    shares = cropped_shares(stream, state.position, job.board)
-    facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed}
+    shares = cropped_shares(stream, state.position, job.board, seen)
+    facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed, "attempt": attempt.name}
     first = rank == 0
     with RunLog(storage.place(job.run_url), state.position, runtime.tensorboard) if first else nullcontext() as log:
 
@@ -66,7 +74,8 @@ def _train(job: Job) -> None:
                 log.write(record)
                 job.board.push.remote(record)
 
-        callbacks = Callbacks(write, Saver(job, attempt, taken, facts, log), Notices(), _probe(job) if first else None)
+        saver = Saver(job, attempt, start.taken, facts, log, seen)
+        callbacks = Callbacks(write, saver, Notices(), _probe(job) if first else None)
         train(state, shares, science, runtime, job.pixels, workers, callbacks)
 
 
@@ -77,27 +86,65 @@ def _probe(job: Job) -> OnlineProbe | None:
         return None
     manifests = [load_manifest(url) for url in job.data]
     sets = read_probe_sets(manifests, science.model.image_size, runtime.probe_images)
-    return OnlineProbe(sets, science.model, job.pixels) if sets else None
+    if not sets:
+        return None
+
+    def say(message: str) -> None:
+        job.board.push.remote({"message": message})
+
+    keep = KeepBest(storage.place(job.run_url), science.model, job.pixels, say)
+    return OnlineProbe(sets, science.model, job.pixels, keep)
 
 
-def _restore(job: Job, state: TrainState, rank: int, workers: int) -> set[str]:
-    """Load the newest checkpoint that is whole; rank 0 chooses, so that all ranks load the same. Names of all."""
-    found: Any = broadcast_from_rank_zero(_newest_whole(job) if rank == 0 else None)
+class Start(NamedTuple):
+    """What a start of the workers found."""
+
+    taken: set[str]
+    """Names of the run's checkpoints."""
+    attempt: str
+    """The start that wrote the checkpoint that this one goes on from; empty where there is none."""
+
+
+def _restore(job: Job, state: TrainState, rank: int, workers: int) -> Start:
+    """Load the newest checkpoint that is whole; rank 0 chooses, so that all ranks load the same."""
+    found: Any = broadcast_from_rank_zero(_patiently(job, lambda: _newest_whole(job)) if rank == 0 else None)
     chosen, taken = found
     if chosen is None:
         if job.settings.science.init is not None:
             start_from(state, job.settings.science, job.pixels)
-        return taken
-    with run.local_copy(run.StoredCheckpoint(storage.place(chosen), 0)) as (folder, reason):
-        if reason:
-            raise RuntimeError(f"{chosen} was whole a moment ago, and now {reason}")
-        facts = checkpoint.load(state, folder)
+        return Start(taken, "")
+    facts = _patiently(job, lambda: _load(state, chosen))
     if facts["plan"] != job.plan.digest:
         raise RuntimeError(f"{chosen} follows plan {facts['plan']}, this run {job.plan.digest}: the data changed")
     if rank == 0:
         counted = f"{workers} worker" + ("s" if workers > 1 else "")
         job.board.push.remote({"message": f"going on from {state.position} images seen with {counted} ({chosen})"})
-    return taken
+    return Start(taken, facts.get("attempt", ""))
+
+
+def _load(state: TrainState, url: str) -> dict[str, Any]:
+    with run.local_copy(run.StoredCheckpoint(storage.place(url), 0)) as (folder, reason):
+        if reason:
+            raise RuntimeError(f"{url} was whole a moment ago, and now {reason}")
+        return checkpoint.load(state, folder)
+
+
+def _patiently(job: Job, read: Callable[[], T]) -> T:
+    """Read again, after growing pauses, while the storage is away or the local disk full.
+
+    Raises:
+        StorageError: so it is for PATIENCE seconds.
+    """
+    pause, end = 1.0, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return read()
+        except StorageError as error:
+            if time.monotonic() > end:
+                raise
+            job.board.push.remote({"message": f"{error}; the checkpoint is read again in {pause:.0f} s"})
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _newest_whole(job: Job) -> tuple[str | None, set[str]]:

@@ -6,7 +6,7 @@ waits for it. Bank and queries are images of `train` and `val`: no test image is
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,15 @@ def _probe_set(rows: dict[str, list[dict[str, object]]], columns: list[str], siz
 class OnlineProbe:
     """`offer` a target encoder at the logging cadence; `latest` is what the last finished probe found."""
 
-    def __init__(self, sets: Sequence[ProbeSet], model: ModelSettings, pixels: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        sets: Sequence[ProbeSet],
+        model: ModelSettings,
+        pixels: tuple[float, float],
+        keep: Callable[[Encoder, float, int], None],
+    ) -> None:
+        """`keep` is called in the probe's thread with the weights, their value, and the images they have seen."""
+        self._keep = keep
         self._sets, self._info = sets, EncoderInfo(model, *pixels, 0)
         self._copy = Encoder(model).requires_grad_(False).eval()
         self._thread: threading.Thread | None = None
@@ -110,6 +118,7 @@ class OnlineProbe:
                 value = self._mean_auroc(device)
         self._result = {"probe_knn": value, "probe_images_seen": position}
         self._rested = time.monotonic() + PAUSE * (time.monotonic() - began)
+        self._keep(self._copy, value, position)
 
     def _mean_auroc(self, device: torch.device) -> float:
         values = []

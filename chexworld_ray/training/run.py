@@ -13,7 +13,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import EncoderInfo, read_encoder, resampled
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.storage import Place, children, exists, fetch, place, read_json, write_json
+from chexworld_ray.storage import Place, StorageError, children, exists, fetch, place, read_json, write_json
 from chexworld_ray.training.checkpoint import damage, position_of
 
 CONFIG = "config.json"
@@ -151,12 +151,23 @@ def checkpoints_at(url: str) -> list[StoredCheckpoint]:
 
 @contextmanager
 def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]]:
-    """A temporary local folder with the files of a checkpoint, and what is wrong with them (None: whole)."""
+    """A temporary local folder with the files of a checkpoint, and what is wrong with them (None: whole).
+
+    Raises:
+        StorageError: the store can't be reached or refuses; the local disk is full.
+    """
     with TemporaryDirectory(prefix="checkpoint-") as name:
         folder = Path(name)
         for file in children(checkpoint.root):
-            (folder / file.name).write_bytes(fetch(file))
+            _unpack(folder / file.name, fetch(file))
         yield folder, damage(folder)
+
+
+def _unpack(file: Path, data: bytes) -> None:
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise StorageError(f"{file.parent}: {len(data)} bytes can't be unpacked ({error.strerror}); TMPDIR?") from None
 
 
 @contextmanager

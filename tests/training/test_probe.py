@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from chexworld_ray import load_encoder
 from chexworld_ray.config import ModelSettings, Runtime, Science
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import embed
 from chexworld_ray.metrics.classification import auroc
 from chexworld_ray.metrics.knn import knn_scores
+from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import EncoderInfo
 from chexworld_ray.phantoms.dataset import TABLE
 from chexworld_ray.shards.manifest import Manifest
@@ -22,6 +24,8 @@ from chexworld_ray.shards.schema import Columns
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.registry import read_source
+from chexworld_ray.storage import place
+from chexworld_ray.training.best import KeepBest
 from chexworld_ray.training.loop import Callbacks, train
 from chexworld_ray.training.probe import OnlineProbe, read_probe_sets
 from chexworld_ray.training.state import start_state
@@ -54,7 +58,7 @@ def shares(poisoned: bool = False) -> Iterator[CropBatch]:
 def test_the_probe_is_knn_on_val_with_a_copy_of_the_target(labelled: Manifest) -> None:
     sets = read_probe_sets([labelled], 48, 1000)
     state = start_state(SCIENCE, 100, CPU)
-    probe = OnlineProbe(sets, MODEL, PIXELS)
+    probe = OnlineProbe(sets, MODEL, PIXELS, lambda *_: None)
     assert probe.latest() == {}
     probe.offer(state.target, 40)
     probe.close()
@@ -99,7 +103,7 @@ def quiet(records: list[dict[str, Any]], probe: OnlineProbe | None = None) -> Ca
 def test_training_logs_the_probe(labelled: Manifest) -> None:
     records: list[dict[str, Any]] = []
     state = start_state(SCIENCE, 800, CPU)
-    probe = OnlineProbe(read_probe_sets([labelled], 48, 64), MODEL, PIXELS)
+    probe = OnlineProbe(read_probe_sets([labelled], 48, 64), MODEL, PIXELS, lambda *_: None)
     train(state, shares(), SCIENCE, Runtime(log_batches=1), PIXELS, 1, quiet(records, probe))
     probed = [record for record in records if "probe_knn" in record]
     assert probed
@@ -117,3 +121,23 @@ def test_steps_that_are_not_finite_in_a_row_stop_the_run() -> None:
         train(state, shares(poisoned=True), SCIENCE, runtime, PIXELS, 1, quiet(records))
     assert [record["skipped_fraction"] for record in records] == [1.0, 1.0]
     assert all(torch.equal(a, b) for a, b in zip(before, state.model.state_dict().values(), strict=True))
+
+
+def test_the_best_is_kept_with_its_very_weights_also_over_a_restart(tmp_path: Path) -> None:
+    run = place(str(tmp_path))
+    said: list[str] = []
+    torch.manual_seed(0)
+    first, better, worse = (Encoder(MODEL) for _ in range(3))
+    keep = KeepBest(run, MODEL, PIXELS, said.append)
+    keep(first, 0.6, 100)
+    keep(better, 0.7, 200)
+    KeepBest(run, MODEL, PIXELS, said.append)(worse, 0.65, 300)
+    kept, info = load_encoder(str(tmp_path / "best.safetensors"))
+    assert info.images_seen == 200
+    assert all(torch.equal(kept.vit.state_dict()[name], value) for name, value in better.vit.state_dict().items())
+    file = tmp_path / "file"
+    file.write_text("")
+    away = KeepBest(run, MODEL, PIXELS, said.append)
+    away._run = place(str(file))  # not a folder: nothing can be written there
+    away(first, 0.9, 400)
+    assert "is not kept" in said[0]

@@ -1,0 +1,194 @@
+"""`chexworld benchmark chaos`: a run on a small cluster of this machine to which everything happens.
+
+The driver is a process of its own, started again when it ends with an error, as a scheduler would do; head and machines
+are real ones of `ray.cluster_utils.Cluster`; the storage is a real S3 server behind a proxy that can be told to fail.
+"""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from chexworld_ray import recipes, storage
+from chexworld_ray.benchmarks.chaos import Fault, count, schedule
+from chexworld_ray.benchmarks.object_store import environment, proxy, s3_server
+from chexworld_ray.errors import UserError
+from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
+from chexworld_ray.runtime.chaos_cluster import Driver, Machines, Weather
+from chexworld_ray.runtime.chaos_faults import Campaign
+from chexworld_ray.runtime.cluster import say
+from chexworld_ray.shards.manifest import load as load_manifest
+from chexworld_ray.shards.plan import make_plan
+from chexworld_ray.training import run
+from chexworld_ray.training.seen import lineage
+
+NAME = "chaos"
+BATCH = 10
+CHECKPOINT_IMAGES = 100
+RUN = [
+    *("--recipe", "demo", "--model.image-size", "96", "--model.depth", "8", "--global-batch", str(BATCH)),
+    *("--precision", "fp32", "--torch-threads", "1", "--micro-batch", "5", "--workers", "1:2", "--keep", "4"),
+    *("--checkpoint-images", str(CHECKPOINT_IMAGES), "--log-batches", "1", "--notice-batches", "1"),
+    *("--resize-seconds", "10", "--probe-images", "0", "--no-tensorboard", "--record-seen", "--max-failures", "100"),
+]
+RAY = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+STAGING_BYTES = 256 * 2**20
+PATIENCE = 300.0  # s for one fault
+
+
+def chaos(seed: int, faults: int, images: int, out: str) -> dict[str, Any]:
+    """Run `faults` faults over a run of `images` images; writes seen.parquet, run.log and metrics.jsonl to `out`.
+
+    Raises:
+        UserError: rclone is missing, or the run did not come back from a fault.
+    """
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    staging = _small_disk(folder / "staging")
+    try:
+        (folder / "s3" / "bucket").mkdir(parents=True)
+        with s3_server(folder / "s3") as port:
+            weather = Weather()
+            with proxy(port, weather.decide) as between:
+                outside = RAY | environment(between.port) | {"RAY_TMPDIR": "/tmp"}
+                inside = outside | ({"TMPDIR": str(staging)} if staging is not None else {})
+                os.environ.update(environment(port))
+                result = _campaign(seed, faults, images, folder, place_of(out), weather, inside, staging)
+    finally:
+        if staging is not None:
+            subprocess.run(["umount", str(staging)], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+    return result | {"seconds": time.monotonic() - began}
+
+
+def place_of(out: str) -> storage.Place:
+    """Where results go, told before S3's address is that of the server here."""
+    root = storage.place(out)
+    if not root.is_local:
+        raise UserError(f"--out {out}: a local folder, please; the storage of this run is an S3 server of its own")
+    return root
+
+
+def _small_disk(folder: Path) -> Path | None:
+    """A disk of its own that can be filled without harm; None where this user may not mount one."""
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", f"size={STAGING_BYTES}", "tmpfs", str(folder)]
+    if subprocess.run(mounting, check=False, capture_output=True).returncode:
+        say("no disk can be mounted here: 'staging disk full' is left out")
+        return None
+    return folder
+
+
+def _campaign(
+    seed: int,
+    faults: int,
+    images: int,
+    folder: Path,
+    out: storage.Place,
+    weather: Weather,
+    env: dict[str, str],
+    staging: Path | None,
+) -> dict[str, Any]:
+    data = _data(folder, env)
+    manifest = load_manifest(data)
+    science = recipes.demo().science
+    plan = make_plan([manifest], science.splits, science.projections, science.seed)
+    epochs = -(-images // plan.rows)
+    command = ["pretrain", "--data", data, "--storage", "s3://bucket/runs", "--name", NAME, *RUN]
+    driver = Driver([*command, "--epochs", str(epochs)], folder / "run.log", env)
+    machines = Machines(env)
+    backing = folder / "s3" / "bucket" / "runs" / NAME
+    campaign = Campaign(machines, driver, weather, backing, staging, random.Random(seed))
+    told: list[dict[str, Any]] = []
+    try:
+        driver.start(machines.address)
+        total = _total(driver)
+        for fault in schedule(seed, faults, total, () if staging is not None else ("staging disk full",)):
+            told.append(_strike(campaign, fault))
+        campaign.wait(lambda: driver.ended(machines.address), "the end of the run", 2 * PATIENCE)
+    finally:
+        driver.stop()
+        machines.stop()
+        storage.write_bytes(out / "run.log", driver.log.read_bytes())
+    record = run.load_url(f"s3://bucket/runs/{NAME}")
+    with run.newest_whole(record.root.url) as newest:
+        state = storage.read_json(storage.place(str(newest / "state.json")))
+    seen = lineage(record.root, state["attempt"], state["position"])
+    os.makedirs(out.path, exist_ok=True)
+    pq.write_table(seen, (out / "seen.parquet").path)
+    storage.write_bytes(out / "metrics.jsonl", storage.fetch(record.root / "metrics.jsonl"))
+    return {
+        "benchmark": "chaos",
+        "seed": seed,
+        "images": total,
+        **count(plan, seen, total),
+        "redone": sum(fault["redone"] for fault in told),
+        "faults": told,
+        "recovery_s": [fault["recovery_s"] for fault in told],
+        "driver_starts": driver.starts,
+    }
+
+
+def _data(folder: Path, env: dict[str, str]) -> str:
+    write_phantoms(storage.place(str(folder / "phantoms")), 96, 0, 96)
+    arguments = ["ingest", str(folder / "phantoms"), "--labels", TABLE, "--out", "s3://bucket/data"]
+    Driver(arguments, folder / "ingest.log", env).run()
+    return "s3://bucket/data"
+
+
+def _total(driver: Driver) -> int:
+    def told() -> bool:
+        return re.search(r"(\d+) images in all", driver.text()) is not None
+
+    end = time.monotonic() + PATIENCE
+    while not told():
+        if time.monotonic() > end or driver.ended(None):
+            raise UserError(f"the run did not start: {driver.text()[-500:]}")
+        time.sleep(0.5)
+    found = re.search(r"(\d+) images in all", driver.text())
+    assert found is not None
+    return int(found[1])
+
+
+def _strike(campaign: Campaign, fault: Fault) -> dict[str, Any]:
+    """Wait for the position, let it happen, and wait until work beyond it is safe in a checkpoint."""
+    driver, machines = campaign.driver, campaign.machines
+
+    def going() -> bool:
+        driver.ended(machines.address)  # starts it again where it gave up
+        return campaign.safe() >= CHECKPOINT_IMAGES and driver.position() >= fault.position
+
+    campaign.wait(going, f"{fault.position} images", 2 * PATIENCE)
+    before, redone = driver.position(), driver.redone()
+    say(f"{fault.kind} at {before} images seen")
+    began = time.monotonic()
+    after: Callable[[], None] = campaign.happen(fault.kind)
+
+    def safe() -> bool:
+        driver.ended(machines.address)
+        return campaign.safe() > before + CHECKPOINT_IMAGES  # the next may have been on its way before the fault
+
+    campaign.wait(safe, f"a checkpoint after: {fault.kind}", PATIENCE)
+    seconds = time.monotonic() - began
+    after()
+    say(f"safe again after {seconds:.0f} s")
+    return {
+        "kind": fault.kind,
+        "position": before,
+        "recovery_s": round(seconds, 1),
+        "redone": driver.redone() - redone,
+    }

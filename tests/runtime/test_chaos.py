@@ -1,0 +1,59 @@
+"""Whatever happens: each image once, the right one, in order; recounted from what the workers wrote down."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from test_cluster import chexworld
+
+from chexworld_ray.benchmarks.chaos import count, due_images
+from chexworld_ray.config import RunSettings
+from chexworld_ray.runtime.pretrain import pretrain
+from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.plan import make_plan
+from chexworld_ray.training import run
+from chexworld_ray.training.seen import lineage
+
+
+def test_steps_that_are_not_finite_are_skipped_and_each_image_is_seen_once(
+    ray_here: None, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
+) -> None:
+    runtime = dataclasses.replace(
+        tiny.runtime, workers="2", record_seen=True, max_skipped_in_row=10_000, checkpoint_images=50, probe_images=0
+    )
+    science = dataclasses.replace(tiny.science, optim=dataclasses.replace(tiny.science.optim, lr=1e30, warmup=0.0))
+    record = pretrain(RunSettings(science=science, runtime=runtime), [phantom_set.root.url], str(tmp_path), "nan")
+    last = run.checkpoints(record.root)[-1]
+    state = json.loads((Path(last.root.path) / "state.json").read_text())
+    assert state["skipped_steps"] >= 20, "the learning rate was meant to spoil the weights"
+    seen = lineage(record.root, state["attempt"], last.position)
+    plan = make_plan([phantom_set], science.splits, science.projections, science.seed)
+    assert count(plan, seen, last.position) == {"lost": 0, "repeated": 0, "misplaced": 0}
+    assert set(seen["rank"].to_pylist()) == {0, 1}
+    assert len(set(due_images(plan, plan.rows))) == plan.rows
+
+
+def test_what_is_lost_repeated_or_misplaced_is_counted(phantom_set: Manifest, tiny: RunSettings) -> None:
+    science = tiny.science
+    plan = make_plan([phantom_set], science.splits, science.projections, science.seed)
+    due = due_images(plan, 20)
+    positions = [*range(5), 4, *range(6, 20)]  # 5 is lost, 4 is seen twice
+    names = [due[at] for at in positions]
+    names[0] = due[1]
+    table = pa.table({"position": positions, "image_id": names})
+    assert count(plan, table, 20) == {"lost": 1, "repeated": 1, "misplaced": 1}
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1500)
+def test_a_run_to_which_everything_happens_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """Worker, machine, driver and head lost, a spot notice, storage away, a full disk, a torn checkpoint."""
+    done = chexworld(
+        "benchmark", "chaos", "--seed", "1", "--faults", "9", "--images", "3600", "--out", str(tmp_path), "--json"
+    )
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert {result[name] for name in ("lost", "repeated", "misplaced")} == {0}
+    assert len(result["faults"]) == len({fault["kind"] for fault in result["faults"]}) >= 8
+    assert result["redone"] > 0, "nothing was rolled back: the faults did not hit"

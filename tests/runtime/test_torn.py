@@ -1,0 +1,76 @@
+"""The newest checkpoint is torn, in each way: the one before is used, with a line, and the run ends the same."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from chexworld_ray.config import RunSettings
+from chexworld_ray.runtime.pretrain import pretrain
+from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.training import run
+
+pytestmark = pytest.mark.slow
+
+
+def cut(folder: Path) -> str:
+    file = folder / "optimizer.pt"
+    file.write_bytes(file.read_bytes()[:-10])
+    return "optimizer.pt has"
+
+
+def lose(folder: Path) -> str:
+    (folder / "predictor.safetensors").unlink()
+    return "predictor.safetensors is missing"
+
+
+def flip(folder: Path) -> str:
+    file = folder / "encoder.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    return "encoder.safetensors differs"
+
+
+def orphan(folder: Path) -> str:
+    """A worker was lost while it wrote the newest folder, before its manifest."""
+    (folder / "MANIFEST.json").unlink()
+    return "no readable MANIFEST.json"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_here: None, phantom_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize("tear", [cut, lose, flip, orphan])
+def test_the_one_before_is_used_and_the_end_is_the_same(
+    undisturbed: Path,
+    phantom_set: Manifest,
+    tiny: RunSettings,
+    tmp_path: Path,
+    tear: Callable[[Path], str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    runtime = dataclasses.replace(tiny.runtime, probe_images=0, tensorboard=False)
+    settings, data = dataclasses.replace(tiny, runtime=runtime), [phantom_set.root.url]
+    if not (undisturbed / "one").exists():
+        pretrain(settings, data, str(undisturbed), "one")
+    shutil.copytree(undisturbed / "one", tmp_path / "one")
+    before, last = run.checkpoints(run.load_url(str(tmp_path / "one")).root)[-2:]
+    why = tear(Path(last.root.path))
+    capfd.readouterr()
+    record = pretrain(settings, data, str(tmp_path), "one")
+    said = capfd.readouterr().err
+    assert f"{last.root.name} is passed over: {why}" in said
+    assert f"going on from {before.position} images seen" in said
+    with run.newest_whole(record.root.url) as again:
+        assert run.checkpoints(record.root)[-1].position == last.position
+        for name in ("encoder", "target", "predictor"):
+            mine, theirs = (
+                load_file(folder / f"{name}.safetensors") for folder in (again, undisturbed / "one" / last.root.name)
+            )
+            assert all((mine[key] == theirs[key]).all() for key in theirs), name
