@@ -11,6 +11,7 @@ from chexworld_ray.runtime.cluster import connect, place_workers, say, user_erro
 from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.runtime.job import Job
 from chexworld_ray.runtime.progress import following
+from chexworld_ray.runtime.reservation import release
 from chexworld_ray.runtime.worker import train_loop
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
@@ -39,6 +40,7 @@ def pretrain(
     connect()
     placement = place_workers(settings.runtime)
     _refuse_lost(root)
+    release(root)
     if resume_from is not None:
         resume_from = run.compatible(resume_from, settings.science, manifests)
     record = run.open_or_create(root, settings, manifests, plan.rows)

@@ -16,6 +16,7 @@ from ray.train.torch import get_device
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.job import Job
+from chexworld_ray.runtime.reservation import remember
 from chexworld_ray.runtime.saving import LONGEST_PAUSE, Notices, Saver
 from chexworld_ray.runtime.stream import StreamSettings, cropped_shares
 from chexworld_ray.shards.manifest import load as load_manifest
@@ -67,6 +68,8 @@ def _train(job: Job) -> None:
     shares = cropped_shares(stream, state.position, job.board, seen)
     facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed, "attempt": attempt.name}
     first = rank == 0
+    if first:
+        _patiently(job, lambda: remember(storage.place(job.run_url)))
     with RunLog(storage.place(job.run_url), state.position, runtime.tensorboard) if first else nullcontext() as log:
 
         def write(record: dict[str, Any]) -> None:
