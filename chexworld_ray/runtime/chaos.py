@@ -4,6 +4,7 @@ The driver is a process of its own, started again when it ends with an error, as
 are real ones of `ray.cluster_utils.Cluster`; the storage is a real S3 server behind a proxy that can be told to fail.
 """
 
+import logging
 import os
 import random
 import re
@@ -56,6 +57,7 @@ def chaos(seed: int, faults: int, images: int, out: str) -> dict[str, Any]:
     Raises:
         UserError: rclone is missing, or the run did not come back from a fault.
     """
+    logging.getLogger("ray").setLevel(logging.WARNING)  # each new head is told of
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     staging = _small_disk(folder / "staging")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from chexworld_ray.training.checkpoint import MANIFEST, PREFIX, position_of
 STORM_SECONDS = 20.0
 HANG_SECONDS = 60.0
 NOTICE_SECONDS = 10.0
+LEFT_BYTES = 2**16
 
 
 class Campaign:
@@ -106,16 +108,12 @@ class Campaign:
         return _nothing
 
     def _staging_full(self) -> Callable[[], None]:
-        """Where a checkpoint is unpacked at a start; so a worker goes as well."""
+        """Where a checkpoint is unpacked at a start; so a worker goes as well. With no byte left at all Python would use
+        another folder.
+        """
         assert self._staging is not None
         filler = self._staging / "filler"
-        with open(filler, "wb") as file:
-            try:
-                while True:
-                    file.write(bytes(2**20))
-                    file.flush()
-            except OSError:
-                pass
+        filler.write_bytes(bytes(shutil.disk_usage(self._staging).free - LEFT_BYTES))
         times = self._complaints()
         os.kill(self._victim()[1], signal.SIGKILL)
         self.wait(lambda: self._complaints() > times, "a word about the full disk", 120)
