@@ -108,7 +108,7 @@ class Campaign:
         return _nothing
 
     def _staging_full(self) -> Callable[[], None]:
-        """Where a checkpoint is unpacked at a start; so a worker goes as well. (Python leaves a disk without a byte.)"""
+        """Where a checkpoint is unpacked at a start, so a worker goes as well; Python leaves a disk without a byte."""
         assert self._staging is not None
         filler = self._staging / "filler"
         filler.write_bytes(bytes(shutil.disk_usage(self._staging).free - LEFT_BYTES))
