@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from chexworld_ray.evaluation.results import MEAN, ResultRow
 
 matplotlib.use("Agg")
+
+GAP, GAP_MINUTES = 10.0, 0.1  # times the usual distance of two records, and at least so long
 
 CURVES = (
     ("loss", ("loss", "loss_local", "loss_global", "loss_domain", "loss_visible")),
@@ -59,19 +62,24 @@ def training_curves(records: Sequence[dict[str, Any]]) -> str:
 def elastic_curves(records: Sequence[dict[str, Any]]) -> str | None:
     """Workers, images/s and loss over time, shared axis; None where the workers were always as many, or in no record.
 
-    Time stands still while no step is taken: gaps between records are where workers were lost or started.
+    Shaded: no step was taken, or what was done was rolled back and done again, for workers were lost or started.
     """
     kept = [record for record in records if "workers" in record and "time" in record]
     if len({record["workers"] for record in kept}) < 2:
         return None
-    minutes = [(record["time"] - kept[0]["time"]) / 60 for record in kept]
+    minutes = np.array([(record["time"] - kept[0]["time"]) / 60 for record in kept])
+    between = np.diff(minutes)
+    gaps = np.flatnonzero(between > max(GAP * float(np.median(between)), GAP_MINUTES))
+    drawn = np.insert(minutes, gaps + 1, np.nan)
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.4, 1.4))
-    axes[0].step(minutes, [record["workers"] for record in kept], where="post", linewidth=1.6)
+    for axis, name in zip(axes, ("workers", "images_per_second", "loss"), strict=True):
+        values = np.insert(np.array([record[name] for record in kept], float), gaps + 1, np.nan)
+        axis.plot(drawn, values, linewidth=1.6 if name == "workers" else 1.0)
+        for at in gaps:
+            axis.axvspan(minutes[at], minutes[at + 1], color="grey", alpha=0.2, linewidth=0)
     axes[0].set_ylim(0, max(record["workers"] for record in kept) + 0.5)
     axes[0].yaxis.get_major_locator().set_params(integer=True)
-    axes[1].plot(minutes, [record["images_per_second"] for record in kept], linewidth=1.0)
-    axes[2].plot(minutes, [record["loss"] for record in kept], linewidth=1.0)
     for axis, title in zip(axes, ("workers", "images/s", "loss"), strict=True):
         axis.set_ylabel(title, fontsize=9)
         axis.tick_params(labelsize=8)
