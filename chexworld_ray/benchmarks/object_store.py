@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from chexworld_ray.errors import UserError
 
@@ -87,6 +88,13 @@ class Proxy:
     spoilt: int = 0
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed hangs up: no word about it."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def proxy(target: int, decide: Callable[[int, str, str], Answer | None]) -> Iterator[Proxy]:
     """A proxy on loopback before the server at port `target`."""
@@ -138,7 +146,7 @@ def proxy(target: int, decide: Callable[[int, str, str], Answer | None]) -> Iter
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
 
-    server = ThreadingHTTPServer(("127.0.0.1", state.port), Handler)
+    server = _Server(("127.0.0.1", state.port), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
