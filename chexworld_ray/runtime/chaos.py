@@ -175,10 +175,10 @@ def _strike(campaign: Campaign, fault: Fault) -> dict[str, Any]:
         return campaign.safe() >= CHECKPOINT_IMAGES and driver.position() >= fault.position
 
     campaign.wait(going, f"{fault.position} images", 2 * PATIENCE)
-    before, redone = driver.position(), driver.redone()
-    say(f"{fault.kind} at {before} images seen")
-    began = time.monotonic()
+    redone = driver.redone()
+    say(f"{fault.kind} at {driver.position()} images seen")
     after: Callable[[], None] = campaign.happen(fault.kind)
+    began, before = campaign.struck
 
     def safe() -> bool:
         driver.ended(machines.address)

@@ -39,6 +39,7 @@ class Campaign:
         """`backing`: the folder in which the S3 server keeps the run."""
         self.machines, self.driver = machines, driver
         self._weather, self._backing, self._staging, self._chance = weather, backing, staging, chance
+        self.struck = (0.0, 0)
         self._tears = list(TEARS)
         self._faults: dict[str, Callable[[], Callable[[], None]]] = {
             "worker killed": self._worker_killed,
@@ -53,8 +54,12 @@ class Campaign:
         }
 
     def happen(self, kind: str) -> Callable[[], None]:
-        """Let it happen; returns what brings things back once the run has come through."""
+        """Let it happen; returns what brings things back once the run has come through. `struck`: when, and where."""
+        self._strike()
         return self._faults[kind]()
+
+    def _strike(self) -> None:
+        self.struck = (time.monotonic(), self.driver.position())
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
         """Look twice a second.
@@ -91,6 +96,7 @@ class Campaign:
         notice = Notice(time.time() + NOTICE_SECONDS, "chaos")
         drain(Member(self.machines.address, str(node.node_id)), notice)
         time.sleep(NOTICE_SECONDS)
+        self._strike()  # until now the run went on
         self.machines.take(node)
         return self.machines.add
 

@@ -17,6 +17,7 @@ from chexworld_ray.training import run
 from chexworld_ray.training.seen import lineage
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped_and_each_image_is_seen_once(
     ray_here: None, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
 ) -> None:
