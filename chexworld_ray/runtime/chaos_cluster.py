@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -146,7 +145,6 @@ class Weather:
 
     def __init__(self) -> None:
         self._until, self._hangs = 0.0, False
-        self._over = threading.Event()
 
     def storm(self, seconds: float, *, hangs: bool) -> None:
         """From now on, for so long."""

@@ -17,6 +17,7 @@ from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import Place
 from chexworld_ray.training import run
+from chexworld_ray.training.checkpoint import position_of
 
 RAY_LIST = "checkpoint_manager_snapshot.json"
 
@@ -40,6 +41,7 @@ def pretrain(
     connect()
     placement = place_workers(settings.runtime)
     _refuse_lost(root)
+    _remove_orphans(root)
     release(root)
     if resume_from is not None:
         resume_from = run.compatible(resume_from, settings.science, manifests)
@@ -91,12 +93,29 @@ def _refuse_lost(root: Place) -> None:
     Raises:
         UserError: so it is.
     """
-    if not storage.exists(root / RAY_LIST):
-        return
-    listed = {entry["checkpoint_dir_name"] for entry in storage.read_json(root / RAY_LIST)["checkpoint_results"]}
+    listed = _listed(root)
     lost = sorted(listed - {child.name for child in storage.children(root)})
     if lost:
         raise UserError(
             f"{root.url}: {', '.join(lost)} is gone, though Ray's list ({RAY_LIST}) names it; go on from what is left "
             f"under another name: --name {root.name}-2 --resume-from {root.url}"
         )
+
+
+def _listed(root: Place) -> set[str]:
+    """Names of the checkpoints that Ray keeps, and removes when there are more than it should keep."""
+    if not storage.exists(root / RAY_LIST):
+        return set()
+    return {entry["checkpoint_dir_name"] for entry in storage.read_json(root / RAY_LIST)["checkpoint_results"]}
+
+
+def _remove_orphans(root: Place) -> None:
+    """Folders that were written, but not taken into Ray's list before a loss, are never removed by it.
+
+    Only those that are older than all in the list: a newer one may be what the run goes on from.
+    """
+    listed = _listed(root)
+    oldest = min((position for name in listed if (position := position_of(name)) is not None), default=0)
+    for stored in run.checkpoints(root):
+        if stored.root.name not in listed and stored.position < oldest:
+            storage.remove(stored.root)

@@ -9,11 +9,27 @@ import pytest
 from safetensors.numpy import load_file
 
 from chexworld_ray.config import RunSettings
-from chexworld_ray.runtime.pretrain import pretrain
+from chexworld_ray.runtime.pretrain import RAY_LIST, _remove_orphans, pretrain
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.storage import place, write_bytes, write_json
 from chexworld_ray.training import run
 
-pytestmark = pytest.mark.slow
+
+def test_folders_that_ray_forgot_are_removed_once_older_than_all_that_it_keeps(tmp_path: Path) -> None:
+    root = place(str(tmp_path))
+    for name in ("checkpoint_000000000100", "checkpoint_000000000200", "checkpoint_000000000200.abc"):
+        write_bytes(root / name / "state.json", b"{}")
+    for name in ("checkpoint_000000000300", "checkpoint_000000000400", "metrics"):
+        write_bytes(root / name / "state.json", b"{}")
+    listed = [{"checkpoint_dir_name": name} for name in ("checkpoint_000000000200", "checkpoint_000000000300")]
+    _remove_orphans(root)
+    assert len(list(tmp_path.iterdir())) == 6, "without a list nothing is known"
+    write_json(root / RAY_LIST, {"checkpoint_results": listed})
+    _remove_orphans(root)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("checkpoint_000000000200", "checkpoint_000000000200.abc", "checkpoint_000000000300"),
+        *("checkpoint_000000000400", "metrics", RAY_LIST),
+    }
 
 
 def cut(folder: Path) -> str:
@@ -46,6 +62,7 @@ def undisturbed(ray_here: None, phantom_set: Manifest, tmp_path_factory: pytest.
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tear", [cut, lose, flip, orphan])
 def test_the_one_before_is_used_and_the_end_is_the_same(
     undisturbed: Path,
