@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import SHARED
 from jsonschema import Draft7Validator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from chexworld_ray.cli import parse
 
 FILES = Path(__file__).parents[1] / "cluster"
+SCHEMAS = Path(__file__).parents[2] / "shared" / "kuberay_schema"
 LAUNCHER = ["aws-spot.yaml", "gcp-spot.yaml"]
 KUBERAY = {"kuberay-raycluster.yaml": "RayCluster", "kuberay-rayjob.yaml": "RayJob"}
 
@@ -47,7 +47,7 @@ def test_ray_takes_the_launcher_files(name: str) -> None:
 
 @pytest.mark.parametrize("name", KUBERAY)
 def test_kuberay_takes_the_manifests(name: str) -> None:
-    file = SHARED / "kuberay_schema" / f"{KUBERAY[name]}.schema.json"
+    file = SCHEMAS / f"{KUBERAY[name]}.schema.json"
     if not file.exists():
         pytest.skip("KubeRay's schemas are not at hand (../shared/kuberay_schema)")
     schema = Draft7Validator(json.loads(file.read_text()))
