@@ -209,7 +209,7 @@ class Chaos(_Shared):
     """Seed of the faults, their order, places and victims."""
     faults: int = 10
     """How many."""
-    images: int = 4_000
+    images: int = 10_000
     """Images that the run sees."""
 
     def run(self) -> int:

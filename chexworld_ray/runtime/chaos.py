@@ -119,7 +119,7 @@ def _campaign(
     try:
         driver.start(machines.address)
         total = _total(driver)
-        for fault in schedule(seed, faults, total, () if staging is not None else ("staging disk full",)):
+        for fault in schedule(seed, faults, () if staging is not None else ("staging disk full",)):
             told.append(_strike(campaign, fault))
         campaign.wait(lambda: driver.ended(machines.address), "the end of the run", 2 * PATIENCE)
     finally:
@@ -169,20 +169,24 @@ def _total(driver: Driver) -> int:
 def _strike(campaign: Campaign, fault: Fault) -> dict[str, Any]:
     """Wait for the position, let it happen, and wait until work beyond it is safe in a checkpoint."""
     driver, machines = campaign.driver, campaign.machines
+    due = driver.position() + fault.gap
 
-    def going() -> bool:
-        driver.ended(machines.address)  # starts it again where it gave up
-        return campaign.safe() >= CHECKPOINT_IMAGES and driver.position() >= fault.position
+    def over() -> bool:
+        """Whether the run has ended; where its driver gave up it is started again."""
+        if not driver.ended(machines.address):
+            return False
+        raise UserError(f"the run was over before: {fault.kind}; give it more --images")
 
-    campaign.wait(going, f"{fault.position} images", 2 * PATIENCE)
+    campaign.wait(
+        lambda: over() or (campaign.safe() >= CHECKPOINT_IMAGES and driver.position() >= due), f"{due} images", PATIENCE
+    )
     redone = driver.redone()
     say(f"{fault.kind} at {driver.position()} images seen")
     after: Callable[[], None] = campaign.happen(fault.kind)
     began, before = campaign.struck
 
-    def safe() -> bool:
-        driver.ended(machines.address)
-        return campaign.safe() > before + CHECKPOINT_IMAGES  # the next may have been on its way before the fault
+    def safe() -> bool:  # the next checkpoint may have been on its way before the fault
+        return campaign.safe() > before + CHECKPOINT_IMAGES or over()
 
     campaign.wait(safe, f"a checkpoint after: {fault.kind}", PATIENCE)
     seconds = time.monotonic() - began
