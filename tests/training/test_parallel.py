@@ -63,9 +63,9 @@ def spread(rank: int, sharding: Any, port: int, source: str | None, out: str) ->
     if source is not None:
         checkpoint.load(state, Path(source))
     run(state, rank, 2)
-    folder = Path(out) if rank == 0 else None
-    if sharding == "fsdp" or rank == 0:
-        checkpoint.write(checkpoint.snapshot(state, MODEL, (0.5, 0.25), {}), place(str(folder)))
+    copy = checkpoint.snapshot(state, MODEL, (0.5, 0.25), {})  # sharded, all must ask for it
+    if rank == 0:
+        checkpoint.write(copy, place(out))
     dist.barrier()
     dist.destroy_process_group()
 
