@@ -29,6 +29,8 @@ from chexworld_ray.runtime.cluster import say
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.training import run
+from chexworld_ray.training.checkpoint import STATE
+from chexworld_ray.training.log import METRICS
 from chexworld_ray.training.seen import lineage
 
 NAME = "chaos"
@@ -58,7 +60,7 @@ def chaos(seed: int, faults: int, images: int, out: str) -> dict[str, Any]:
         UserError: rclone is missing, or the run did not come back from a fault.
     """
     logging.getLogger("ray").setLevel(logging.WARNING)  # each new head is told of
-    began = time.monotonic()
+    began, results = time.monotonic(), _local(out)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     staging = _small_disk(folder / "staging")
     try:
@@ -66,10 +68,10 @@ def chaos(seed: int, faults: int, images: int, out: str) -> dict[str, Any]:
         with s3_server(folder / "s3") as port:
             weather = Weather()
             with proxy(port, weather.decide) as between:
-                outside = RAY | environment(between.port) | {"RAY_TMPDIR": "/tmp"}
-                inside = outside | ({"TMPDIR": str(staging)} if staging is not None else {})
+                inside = RAY | environment(between.port) | {"RAY_TMPDIR": "/tmp"}
+                inside |= {"TMPDIR": str(staging)} if staging is not None else {}
                 os.environ.update(environment(port))
-                result = _campaign(seed, faults, images, folder, place_of(out), weather, inside, staging)
+                result = _campaign(seed, faults, images, folder, results, weather, inside, staging)
     finally:
         if staging is not None:
             subprocess.run(["umount", str(staging)], check=False)
@@ -77,8 +79,8 @@ def chaos(seed: int, faults: int, images: int, out: str) -> dict[str, Any]:
     return result | {"seconds": time.monotonic() - began}
 
 
-def place_of(out: str) -> storage.Place:
-    """Where results go, told before S3's address is that of the server here."""
+def _local(out: str) -> storage.Place:
+    """Where results go: not to S3, whose address is soon that of the server here."""
     root = storage.place(out)
     if not root.is_local:
         raise UserError(f"--out {out}: a local folder, please; the storage of this run is an S3 server of its own")
@@ -128,11 +130,11 @@ def _campaign(
         storage.write_bytes(out / "run.log", driver.log.read_bytes())
     record = run.load_url(f"s3://bucket/runs/{NAME}")
     with run.newest_whole(record.root.url) as newest:
-        state = storage.read_json(storage.place(str(newest / "state.json")))
+        state = storage.read_json(storage.place(str(newest / STATE)))
     seen = lineage(record.root, state["attempt"], state["position"])
     os.makedirs(out.path, exist_ok=True)
     pq.write_table(seen, (out / "seen.parquet").path)
-    storage.write_bytes(out / "metrics.jsonl", storage.fetch(record.root / "metrics.jsonl"))
+    storage.write_bytes(out / METRICS, storage.fetch(record.root / METRICS))
     return {
         "benchmark": "chaos",
         "seed": seed,

@@ -16,7 +16,7 @@ from chexworld_ray.runtime.chaos_cluster import Driver, Machines, Weather
 from chexworld_ray.runtime.cluster import say
 from chexworld_ray.runtime.drain import Member, drain
 from chexworld_ray.spot import Notice
-from chexworld_ray.training.checkpoint import MANIFEST, PREFIX, position_of
+from chexworld_ray.training.checkpoint import ENCODER, MANIFEST, OPTIMIZER, PREFIX, position_of
 
 STORM_SECONDS = 20.0
 HANG_SECONDS = 60.0
@@ -80,8 +80,14 @@ class Campaign:
         return max(found, default=0)
 
     def _victim(self) -> tuple[Node, int]:
-        self.wait(lambda: bool(self.machines.working()), "a training worker", 120)
-        return self._chance.choice(self.machines.working())
+        working: list[tuple[Node, int]] = []
+
+        def found() -> bool:
+            working[:] = self.machines.working()
+            return bool(working)
+
+        self.wait(found, "a training worker", 120)
+        return self._chance.choice(working)
 
     def _worker_killed(self) -> Callable[[], None]:
         os.kill(self._victim()[1], signal.SIGKILL)
@@ -131,7 +137,7 @@ class Campaign:
         """The newest one is spoilt in the store, in each of the ways in turn, and a worker goes."""
         tear = self._tears.pop(self._chance.randrange(len(self._tears))) if self._tears else "file cut"
         folder = max(self._backing.glob(f"{PREFIX}*/{MANIFEST}"), key=lambda file: file.parent.name).parent
-        file = folder / "optimizer.pt"
+        file = folder / OPTIMIZER
         if tear == "file cut":
             file.write_bytes(file.read_bytes()[:-100])
         elif tear == "file missing":
@@ -143,7 +149,7 @@ class Campaign:
         else:
             orphan = folder.parent / f"{folder.name}.orphan"
             orphan.mkdir()
-            (orphan / "encoder.safetensors").write_bytes(b"half")
+            (orphan / ENCODER).write_bytes(b"half")
         say(f"  {tear}: {folder.name}")
         os.kill(self._victim()[1], signal.SIGKILL)
         return _nothing

@@ -40,8 +40,9 @@ def pretrain(
     root = storage.place(storage_url) / name
     connect()
     placement = place_workers(settings.runtime)
-    _refuse_lost(root)
-    _remove_orphans(root)
+    listed = _listed(root)
+    _refuse_lost(root, listed)
+    _remove_orphans(root, listed)
     release(root)
     if resume_from is not None:
         resume_from = run.compatible(resume_from, settings.science, manifests)
@@ -87,13 +88,12 @@ def _scaling(runtime: Runtime, resources: dict[str, float]) -> ScalingConfig:
     )
 
 
-def _refuse_lost(root: Place) -> None:
+def _refuse_lost(root: Place, listed: set[str]) -> None:
     """Ray refuses to start where a checkpoint that its list names is gone; say it in one line, with the way on.
 
     Raises:
         UserError: so it is.
     """
-    listed = _listed(root)
     lost = sorted(listed - {child.name for child in storage.children(root)})
     if lost:
         raise UserError(
@@ -109,12 +109,11 @@ def _listed(root: Place) -> set[str]:
     return {entry["checkpoint_dir_name"] for entry in storage.read_json(root / RAY_LIST)["checkpoint_results"]}
 
 
-def _remove_orphans(root: Place) -> None:
+def _remove_orphans(root: Place, listed: set[str]) -> None:
     """Folders that were written, but not taken into Ray's list before a loss, are never removed by it.
 
     Only those that are older than all in the list: a newer one may be what the run goes on from.
     """
-    listed = _listed(root)
     oldest = min((position for name in listed if (position := position_of(name)) is not None), default=0)
     for stored in run.checkpoints(root):
         if stored.root.name not in listed and stored.position < oldest:

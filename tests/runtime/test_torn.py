@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from chexworld_ray.config import RunSettings
-from chexworld_ray.runtime.pretrain import RAY_LIST, _remove_orphans, pretrain
+from chexworld_ray.runtime.pretrain import RAY_LIST, _listed, _remove_orphans, pretrain
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import place, write_bytes, write_json
 from chexworld_ray.training import run
@@ -22,10 +22,10 @@ def test_folders_that_ray_forgot_are_removed_once_older_than_all_that_it_keeps(t
     for name in ("checkpoint_000000000300", "checkpoint_000000000400", "metrics"):
         write_bytes(root / name / "state.json", b"{}")
     listed = [{"checkpoint_dir_name": name} for name in ("checkpoint_000000000200", "checkpoint_000000000300")]
-    _remove_orphans(root)
+    _remove_orphans(root, _listed(root))
     assert len(list(tmp_path.iterdir())) == 6, "without a list nothing is known"
     write_json(root / RAY_LIST, {"checkpoint_results": listed})
-    _remove_orphans(root)
+    _remove_orphans(root, _listed(root))
     assert {path.name for path in tmp_path.iterdir()} == {
         *("checkpoint_000000000200", "checkpoint_000000000200.abc", "checkpoint_000000000300"),
         *("checkpoint_000000000400", "metrics", RAY_LIST),
