@@ -11,6 +11,7 @@ import pyarrow as pa
 from chexworld_ray.shards.plan import Plan
 from chexworld_ray.shards.reader import read_row_group
 
+STAGING = "staging disk full"
 KINDS = (
     "worker killed",
     "machine killed",
@@ -19,7 +20,7 @@ KINDS = (
     "head restarted",
     "storage answers 503",
     "storage hangs",
-    "staging disk full",
+    STAGING,
     "checkpoint torn",
 )
 TEARS = ("file cut", "file missing", "byte flipped", "orphan folder")
@@ -34,18 +35,18 @@ class Fault:
     gap: int
 
 
-def schedule(seed: int, faults: int, left_out: Sequence[str] = ()) -> list[Fault]:
-    """Each kind once in an order of the seed's, then again.
+def schedule(seed: int, faults: int, kinds: Sequence[str]) -> list[Fault]:
+    """Each of `kinds` once in an order of the seed's, then again.
 
     How far a run gets while a storage hangs depends on the machine: so distances count from where it is safe again.
     """
     chance = random.Random(seed)
-    kinds: list[str] = []
-    while len(kinds) < faults:
-        more = [kind for kind in KINDS if kind not in left_out]
+    drawn: list[str] = []
+    while len(drawn) < faults:
+        more = list(kinds)
         chance.shuffle(more)
-        kinds += more
-    return [Fault(kind, chance.randrange(*GAP_IMAGES)) for kind in kinds[:faults]]
+        drawn += more
+    return [Fault(kind, chance.randrange(*GAP_IMAGES)) for kind in drawn[:faults]]
 
 
 def count(plan: Plan, seen: pa.Table, total: int) -> dict[str, int]:

@@ -209,15 +209,18 @@ class Chaos(_Shared):
     """Seed of the faults, their order, places and victims."""
     faults: int = 10
     """How many."""
-    images: int = 10_000
+    images: int = 8_000
     """Images that the run sees."""
+    kinds: str | None = None
+    """Only these, comma-separated; unset: worker killed, machine killed, machine given notice, driver killed, head
+    restarted, storage answers 503, storage hangs, staging disk full, checkpoint torn."""
 
     def run(self) -> int:
-        from chexworld_ray.benchmarks.chaos import table
+        from chexworld_ray.benchmarks.chaos import KINDS, table
         from chexworld_ray.runtime.chaos import chaos
         from chexworld_ray.runtime.cluster import say
 
-        result = chaos(self.seed, self.faults, self.images, self.out)
+        result = chaos(self.seed, self.faults, self.images, self.out, self.kinds.split(",") if self.kinds else KINDS)
         say(table(result))
         self.finish(result)
         return int(any(result[name] for name in ("lost", "repeated", "misplaced")))

@@ -12,14 +12,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from chexworld_ray import recipes, storage
-from chexworld_ray.benchmarks.chaos import Fault, count, schedule
+from chexworld_ray.benchmarks.chaos import KINDS, STAGING, Fault, count, schedule
 from chexworld_ray.benchmarks.object_store import environment, proxy, s3_server
 from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
@@ -37,7 +37,7 @@ NAME = "chaos"
 BATCH = 10
 CHECKPOINT_IMAGES = 100
 RUN = [
-    *("--recipe", "demo", "--model.image-size", "96", "--model.depth", "8", "--global-batch", str(BATCH)),
+    *("--recipe", "demo", "--model.image-size", "128", "--model.depth", "12", "--global-batch", str(BATCH)),
     *("--precision", "fp32", "--torch-threads", "1", "--micro-batch", "5", "--workers", "1:2", "--keep", "4"),
     *("--checkpoint-images", str(CHECKPOINT_IMAGES), "--log-batches", "1", "--notice-batches", "1"),
     *("--resize-seconds", "10", "--probe-images", "0", "--no-tensorboard", "--record-seen", "--max-failures", "100"),
@@ -53,14 +53,16 @@ STAGING_BYTES = 256 * 2**20
 PATIENCE = 300.0  # s for one fault
 
 
-def chaos(seed: int, faults: int, images: int, out: str) -> dict[str, Any]:
-    """Run `faults` faults over a run of `images` images; writes seen.parquet, run.log and metrics.jsonl to `out`.
+def chaos(seed: int, faults: int, images: int, out: str, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
+    """Run `faults` faults of some kinds over `images` images; writes seen.parquet, run.log, metrics.jsonl to `out`.
 
     Raises:
-        UserError: rclone is missing, or the run did not come back from a fault.
+        UserError: rclone is missing, no such kind, or the run did not come back from a fault.
     """
     logging.getLogger("ray").setLevel(logging.WARNING)  # each new head is told of
     began, results = time.monotonic(), _local(out)
+    if unknown := set(kinds) - set(KINDS):
+        raise UserError(f"--kinds {', '.join(sorted(unknown))}: no such fault; there are {', '.join(KINDS)}")
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     staging = _small_disk(folder / "staging")
     try:
@@ -71,7 +73,9 @@ def chaos(seed: int, faults: int, images: int, out: str) -> dict[str, Any]:
                 inside = RAY | environment(between.port) | {"RAY_TMPDIR": "/tmp"}
                 inside |= {"TMPDIR": str(staging)} if staging is not None else {}
                 os.environ.update(environment(port))
-                result = _campaign(seed, faults, images, folder, results, weather, inside, staging)
+                possible = [kind for kind in kinds if kind != STAGING or staging is not None]
+                faults_due = schedule(seed, faults, possible) if possible else []
+                result = _campaign(seed, faults_due, images, folder, results, weather, inside, staging)
     finally:
         if staging is not None:
             subprocess.run(["umount", str(staging)], check=False)
@@ -99,7 +103,7 @@ def _small_disk(folder: Path) -> Path | None:
 
 def _campaign(
     seed: int,
-    faults: int,
+    faults: list[Fault],
     images: int,
     folder: Path,
     out: storage.Place,
@@ -121,7 +125,7 @@ def _campaign(
     try:
         driver.start(machines.address)
         total = _total(driver)
-        for fault in schedule(seed, faults, () if staging is not None else ("staging disk full",)):
+        for fault in faults:
             told.append(_strike(campaign, fault))
         campaign.wait(lambda: driver.ended(machines.address), "the end of the run", 2 * PATIENCE)
     finally:
