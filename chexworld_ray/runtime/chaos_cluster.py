@@ -50,13 +50,18 @@ class Driver:
             raise UserError(f"{' '.join(self._command[2:])}: {self.text()[-500:]}")
 
     def ended(self, address: str | None) -> bool:
-        """Whether it has done its work; where it gave up it is started again, as a scheduler would do it."""
+        """Whether it has done its work; where it gave up it is started again, as a scheduler would do it.
+
+        Raises:
+            UserError: it gave up, and there is no address to start it at.
+        """
         if self._process is None or self._process.poll() is None:
             return False
         if self._process.returncode == 0:
             return True
-        if address is not None:
-            self.start(address)
+        if address is None:
+            raise UserError(f"{' '.join(self._command[2:])}: {self.text()[-500:]}")
+        self.start(address)
         return False
 
     def kill(self) -> None:
