@@ -21,7 +21,8 @@ from chexworld_ray.commands.benchmark import Benchmark
 from chexworld_ray.commands.cluster import Doctor, Drain, Submit
 from chexworld_ray.commands.data import Ingest, Inspect, Phantoms
 from chexworld_ray.commands.evaluation import Evaluate, Export, Report
-from chexworld_ray.commands.training import Demo, Import, Pretrain
+from chexworld_ray.commands.training import Demo, Import, Pretrain, Sweep
+from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 
 _BOX = re.compile(r"[╭╮╰╯│─]")
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Any] = {
     "inspect": Inspect,
     "pretrain": Pretrain,
     "evaluate": Evaluate,
+    "sweep": Sweep,
     "report": Report,
     "import": Import,
     "export": Export,
@@ -57,7 +59,7 @@ def parse(argv: Sequence[str]) -> Any:
         return _quietly(
             lambda: tyro.cli(_ANY_COMMAND, prog="chexworld", args=list(argv) or ["--help"], description=__doc__)
         )
-    default = _pretrain_default(rest) if name == "pretrain" else None
+    default = _DEFAULTS[name](rest) if name in _DEFAULTS else None
     command = _quietly(lambda: tyro.cli(COMMANDS[name], prog=f"chexworld {name}", args=list(rest), default=default))
     if isinstance(command, Submit):
         _check_submitted(command.words)
@@ -71,8 +73,8 @@ def _check_submitted(words: Sequence[str]) -> None:
     parse(words)
 
 
-def _pretrain_default(words: Sequence[str]) -> Pretrain:
-    """Settings of the recipe; sizes of the model where `--init` tells them."""
+def _recipe(words: Sequence[str]) -> tuple[str, RunSettings]:
+    """The recipe named, and its settings; sizes of the model where `--init` tells them."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--recipe", default="small")
     peek.add_argument("--init")
@@ -83,14 +85,22 @@ def _pretrain_default(words: Sequence[str]) -> Pretrain:
         from chexworld_ray.training.initial import model_of
 
         science = dataclasses.replace(science, model=model_of(chosen.init, science.model))
-    return Pretrain(
-        data=tyro.MISSING,
-        storage=tyro.MISSING,
-        name=tyro.MISSING,
-        recipe=chosen.recipe,
-        runtime=settings.runtime,
-        science=science,
-    )
+    return chosen.recipe, RunSettings(science=science, runtime=settings.runtime)
+
+
+def _pretrain_default(words: Sequence[str]) -> Pretrain:
+    name, settings = _recipe(words)
+    given = {"recipe": name, "runtime": settings.runtime, "science": settings.science}
+    return Pretrain(data=tyro.MISSING, storage=tyro.MISSING, name=tyro.MISSING, **given)
+
+
+def _sweep_default(words: Sequence[str]) -> Sweep:
+    name, settings = _recipe(words)
+    given = {"recipe": name, "runtime": settings.runtime, "science": settings.science}
+    return Sweep(variants=tyro.MISSING, data=tyro.MISSING, storage=tyro.MISSING, name=tyro.MISSING, **given)
+
+
+_DEFAULTS = {"pretrain": _pretrain_default, "sweep": _sweep_default}
 
 
 def _quietly(parse_arguments: Any) -> Any:

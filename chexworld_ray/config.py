@@ -158,14 +158,16 @@ class MaskSettings:
         return context, target
 
 
+TrackerKind = Literal["mlflow", "wandb"]
+ObjectiveKind = Literal["chexworld", "local", "local_global", "local_domain", "naive_sum", "no_delta", "no_action"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveSettings:
     """Which of the three tasks are learned, and on which patches."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    kind: Literal["chexworld", "local", "local_global", "local_domain", "naive_sum", "no_delta", "no_action"] = (
-        "chexworld"
-    )
+    kind: ObjectiveKind = "chexworld"
     """chexworld: all three tasks in one pass; the others are rows of the paper's Table 3."""
     cross_view_targets: Literal["masked", "all"] = "masked"
     """Patches of the other view that are predicted: its masked ones, or all."""
@@ -277,6 +279,8 @@ class Runtime:
     """Labelled images of train, and of val, that an online kNN probe looks at beside training; 0: off."""
     tensorboard: bool = True
     """Write TensorBoard events below the run."""
+    tracker: TrackerKind | None = None
+    """Send the numbers to W&B or MLflow as well; where to, and the secret, are their own environment variables."""
     autoscaling: bool = False
     """The cluster adds machines on demand: wait for workers instead of refusing what does not fit now."""
     max_failures: int = 20

@@ -1,8 +1,9 @@
 """Named starting points. Each is a function; a run is a recipe plus the settings named on the command line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from chexworld_ray.config import ModelSettings, OptimSettings, RunSettings, Runtime, Science
+from chexworld_ray.config import ModelSettings, ObjectiveKind, OptimSettings, RunSettings, Runtime, Science
 from chexworld_ray.errors import UserError
 
 
@@ -57,6 +58,32 @@ RECIPES: dict[str, Callable[[], RunSettings]] = {
     "small": small,
     "chexworld_base": chexworld_base,
 }
+
+
+ABLATIONS: tuple[ObjectiveKind, ...] = (
+    *("chexworld", "local", "local_global", "local_domain", "naive_sum", "no_action", "no_delta"),
+)
+"""Rows of the paper's Table 3; the first is what the others are compared with."""
+
+
+def variants(names: Sequence[str], base: RunSettings) -> dict[str, RunSettings]:
+    """What a sweep trains, by name: `ablations` (rows of Table 3 at the size of `base`), kinds of objective, recipes.
+
+    Raises:
+        UserError: a name is none of these, or stands there twice.
+    """
+    found: dict[str, RunSettings] = {}
+    for name in [one for given in names for one in (ABLATIONS if given == "ablations" else (given,))]:
+        if name in found:
+            raise UserError(f"sweep: {name} is named twice")
+        if name in ABLATIONS:
+            science = replace(base.science, objective=replace(base.science.objective, kind=name))
+            found[name] = RunSettings(science=science, runtime=base.runtime)
+        elif name in RECIPES:
+            found[name] = RunSettings(science=RECIPES[name]().science, runtime=base.runtime)
+        else:
+            raise UserError(f"sweep {name}: neither ablations, nor one of {', '.join((*ABLATIONS, *RECIPES))}")
+    return found
 
 
 def by_name(name: str) -> RunSettings:

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -87,12 +88,12 @@ def mimic(root: Path, images: int = 8) -> list[str]:
     return ids
 
 
-def chexpert(root: Path, small: bool = False, images: int = 8) -> list[str]:
+def chexpert(root: Path, small: bool = False, images: int = 8, test: int = 2) -> list[str]:
     """Path starts with the release's folder name, which the user has renamed."""
     release = "CheXpert-v1.0-small" if small else "CheXpert-v1.0"
     header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS]
     ids = []
-    for split, of_split in (("train", range(images)), ("valid", range(images, images + 2))):
+    for split, of_split in (("train", range(images)), ("valid", range(images, images + test))):
         rows = []
         for number in of_split:
             view = "lateral" if number % 4 == 3 else "frontal"
@@ -107,7 +108,7 @@ def chexpert(root: Path, small: bool = False, images: int = 8) -> list[str]:
     return ids
 
 
-def nih14(root: Path, images: int = 10, version: str = "", one_folder: bool = False) -> list[str]:
+def nih14(root: Path, images: int = 10, version: str = "", one_folder: bool = False, test: int = 2) -> list[str]:
     """Findings joined by |, a trailing comma in the header, a broken header of boxes, and two lists of splits."""
     header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     lines = [header + "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"]
@@ -122,26 +123,25 @@ def nih14(root: Path, images: int = 10, version: str = "", one_folder: bool = Fa
         lines.append(f"{name},{labels},{number % 2},{number // 2 + 1},{age},F,{position},2682,2749,0.143,0.143,")
         names.append(name)
     write(root / f"Data_Entry_2017{version}.csv", ("\n".join(lines) + "\n").encode())
-    write(root / "train_val_list.txt", "\n".join(names[:-2]).encode())
-    write(root / "test_list.txt", "\n".join(names[-2:]).encode())
+    write(root / "train_val_list.txt", "\n".join(names[:-test]).encode())
+    write(root / "test_list.txt", "\n".join(names[-test:]).encode())
     boxes = f"Image Index,Finding Label,Bbox [x,y,w,h],,,\n{names[2]},Infiltrate,10.5,20.25,30,12.5,,,\n"
     write(root / "BBox_List_2017.csv", boxes.encode())
     return names
 
 
-def vindr(root: Path) -> list[str]:
+def vindr(root: Path, images: int = 4, test: int = 1) -> list[str]:
     """Three readers an image in train, who disagree; their consensus in test; boxes of each reader."""
     labels = [*VINDR_LOCAL, *VINDR_GLOBAL]
     ids, train, boxes = [], [], []
-    for number in range(4):
+    for number in range(images):
         name = f"{number:032x}"
         # PatientID in the header of a public file is of no use, and not read
         write(root / "train" / f"{name}.dicom", dicom(phantom(number).image_HW, PatientID=""))
+        agreed = [column == 0 or (number >= 4 and (number + column) % 2 == 0) for column in range(len(labels))]
+        alone = [(number + column) % 3 == 0 for column in range(len(labels))]
         for reader in range(3):
-            said = [
-                int((number + column + reader) % 3 == 0 or (column == 0 and reader < 2))
-                for column in range(len(labels))
-            ]
+            said = map(int, agreed if reader < 2 else alone)
             train.append([name, f"R{reader + 8}", *said])
         boxes += [
             [name, "R8", "Aortic enlargement", 10, 20, 40.5, 60],
@@ -153,11 +153,15 @@ def vindr(root: Path) -> list[str]:
     table(root / "annotations" / "image_labels_train.csv", header, train)
     corners = ["class_name", "x_min", "y_min", "x_max", "y_max"]
     table(root / "annotations" / "annotations_train.csv", ["image_id", "rad_id", *corners], boxes)
-    name = f"{99:032x}"
-    write(root / "test" / f"{name}.dicom", dicom(phantom(9).image_HW, PatientID=""))
-    table(root / "annotations" / "image_labels_test.csv", ["image_id", *labels], [[name, *[1] * len(labels)]])
-    table(root / "annotations" / "annotations_test.csv", ["image_id", *corners], [[name, "Atelectasis", 1, 2, 3, 4]])
-    return [*ids, name]
+    names = [f"{images + 95 + number:032x}" for number in range(test)]
+    consensus = []
+    for number, name in enumerate(names):
+        write(root / "test" / f"{name}.dicom", dicom(phantom(images + 5 + number).image_HW, PatientID=""))
+        consensus.append([name, *(int((number + column * (number > 0)) % 2 == 0) for column in range(len(labels)))])
+    table(root / "annotations" / "image_labels_test.csv", ["image_id", *labels], consensus)
+    marks = [[names[0], "Atelectasis", 1, 2, 3, 4]]
+    table(root / "annotations" / "annotations_test.csv", ["image_id", *corners], marks)
+    return [*ids, *names]
 
 
 def rsna(root: Path, images: int = 6) -> list[str]:
@@ -196,33 +200,33 @@ def siim_masks() -> list[np.ndarray]:
     return masks
 
 
-def siim(root: Path) -> list[str]:
+def siim(root: Path, images: int = 4) -> list[str]:
     """A column name that starts with a blank, -1 for none, and one image whose two regions stand in two rows."""
     lines, ids = ["ImageId, EncodedPixels"], []
-    for number in range(4):
+    for number in range(images):
         uid = f"1.2.276.0.7230010.3.1.4.8323329.{number}.1517875197.{number}"
         path = root / "dicom-images-train" / f"{uid}.st" / f"{uid}.se" / f"{uid}.dcm"
         pixels = cv2.resize(phantom(number).image_HW, (1024, 1024))
         write(path, dicom(pixels, SOPInstanceUID=uid, PatientID=f"pseudonym-{number // 2}"))
-        lines += [f"{uid}, {runs(mask)}" for mask in siim_masks()] if number == 0 else [f"{uid}, -1"]
+        lines += [f"{uid}, {runs(mask)}" for mask in siim_masks()] if number % 4 == 0 else [f"{uid}, -1"]
         ids.append(uid)
     write(root / "train-rle.csv", ("\n".join(lines) + "\n").encode())
     return ids
 
 
-def shenzhen(root: Path) -> list[str]:
+def shenzhen(root: Path, images: int = 4) -> list[str]:
     """The class is the last digit of the name; some images have no mask."""
-    names = [f"CHNCXR_{number:04d}_{number % 2}" for number in range(1, 5)]
+    names = [f"CHNCXR_{number:04d}_{number % 2}" for number in range(1, images + 1)]
     readings = (
         "male 45yrs\nPTB in the left upper field",
         "Female, 32 yrs\nnormal",
         "male 6 months",
         "female  70yrs\n\nSTB",
     )
-    for number, (name, reading) in enumerate(zip(names, readings, strict=True)):
+    for number, (name, reading) in enumerate(zip(names, cycle(readings), strict=False)):
         write(root / "CXR_png" / f"{name}.png", png(phantom(number).image_HW))
         write(root / "ClinicalReadings" / f"{name}.txt", reading.encode())
-        if number < 3:
+        if number < images - 1:
             write(root / "mask" / f"{name}_mask.png", png(phantom(number).masks["lung"].astype(np.uint8) * 255))
     return names
 
@@ -266,7 +270,7 @@ def jsrt(root: Path) -> list[str]:
     return names
 
 
-def chestdr(root: Path, images: int = 12) -> list[str]:
+def chestdr(root: Path, images: int = 12, test: int = 3) -> list[str]:
     """Published draws overlap: an image trains in one and validates in another."""
     names = [f"{number:04d}_{number}.png" for number in range(images)]
     lines = {}
@@ -274,7 +278,7 @@ def chestdr(root: Path, images: int = 12) -> list[str]:
         write(root / "images" / name, png(phantom(number).image_HW))
         labels = ",".join(str(int((number + column) % 5 == 0)) for column in range(len(CHESTDR_LABELS)))
         lines[name] = f"{name} {labels}"
-    training, test = names[:-3], names[-3:]
+    training, tested = names[:-test], names[-test:]
     for shots in (1, 5, 10):
         for draw in range(1, 6):
             turned = training[draw:] + training[:draw]
@@ -283,5 +287,5 @@ def chestdr(root: Path, images: int = 12) -> list[str]:
                 text = "\n".join(lines[name] for name in members) + "\n"
                 write(root / f"chest_{shots}-shot_{part}_exp{draw}.txt", text.encode())
     write(root / "trainval.txt", "\n".join(lines[name] for name in training).encode())
-    write(root / "test.txt", "\n".join(lines[name] for name in test).encode())
+    write(root / "test.txt", "\n".join(lines[name] for name in tested).encode())
     return names

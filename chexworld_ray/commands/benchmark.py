@@ -204,7 +204,7 @@ class Chaos(_Shared):
     """A run to which everything happens, on a small cluster and an S3 server of its own: what is lost or repeated."""
 
     out: str
-    """Folder for seen.parquet, metrics.jsonl and run.log."""
+    """Folder for seen.parquet, report.html, metrics.jsonl and run.log."""
     seed: int = 0
     """Seed of the faults, their order, places and victims."""
     faults: int = 10

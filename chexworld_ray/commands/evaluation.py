@@ -2,51 +2,46 @@
 
 import dataclasses
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
-from chexworld_ray.commands.common import json_line, urls
+from chexworld_ray.commands.common import UNPREFIXED, json_line, urls
+from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.settings import EvaluationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Probe frozen features of a run's newest checkpoint, beside the random-initialised encoder."""
+    """Evaluate a run's newest checkpoint beside its random-initialised encoder, and other people's encoders."""
 
-    run_url: Annotated[str, tyro.conf.arg(name="run")]
+    run_url: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """URL of the run; several, comma-separated, are seeds of one experiment."""
+    encoder: str | None = None
+    """Somebody else's encoder, timm:NAME or timm:NAME@FILE; several, comma-separated."""
     data: str
-    """Data set with labels and splits."""
-    protocol: str = "knn,linear"
-    """Comma-separated: knn, linear."""
-    checkpoints: Literal["newest", "all"] = "newest"
-    """Which checkpoints."""
-    uncertain: Literal["ignore", "zero", "one"] = "ignore"
-    """What a label of -1 counts as."""
-    train_split: str = "train"
-    """Split that probes are fitted on."""
-    val_split: str = "val"
-    """Split that their penalty is chosen on."""
-    test_split: str = "test"
-    """Split that they are tested on."""
+    """Data set with labels (or masks) and splits."""
+    settings: Annotated[EvaluationSettings, UNPREFIXED] = field(default_factory=EvaluationSettings)
+    watch: int | None = None
+    """Follow a run while it trains: evaluate each so many-th checkpoint, and the last."""
     out: str | None = None
     """Where results.parquet goes; unset: the (first) run."""
     json: bool = False
     """Print one JSON object on stdout at the end."""
 
     def run(self) -> None:
-        from chexworld_ray.evaluation.trial import Splits, parse_protocols
         from chexworld_ray.reports.text import results_table
-        from chexworld_ray.runtime.evaluate import EvaluationSettings, evaluate
+        from chexworld_ray.runtime.evaluate import evaluate
+        from chexworld_ray.runtime.watch import watch
 
-        settings = EvaluationSettings(
-            protocols=tuple(parse_protocols(self.protocol)),
-            all_checkpoints=self.checkpoints == "all",
-            uncertain=self.uncertain,
-            splits=Splits(self.train_split, self.val_split, self.test_split),
-        )
-        rows = evaluate(urls(self.run_url), self.data, self.out, settings)
+        runs, foreign = urls(self.run_url or ""), urls(self.encoder or "")
+        if self.watch is None:
+            rows = evaluate(runs, self.data, self.out, self.settings, foreign)
+        elif len(runs) == 1 and not foreign and self.out is None and self.watch >= 1:
+            rows = watch(runs[0], self.data, self.watch, self.settings)
+        else:
+            raise UserError("--watch N follows one --run, each N-th checkpoint; --encoder and --out don't go with it")
         print(results_table(rows), file=sys.stderr if self.json else sys.stdout)
         if self.json:
             json_line({"results": [dataclasses.asdict(row) for row in rows]})

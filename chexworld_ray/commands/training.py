@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,6 +11,22 @@ import tyro
 from chexworld_ray.commands.common import UNPREFIXED, json_line, urls
 from chexworld_ray.config import RunSettings, Runtime, Science
 from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.settings import EvaluationSettings
+
+
+def check_name(name: str) -> None:
+    """Refuse what does not make a folder's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"--name {name!r}: letters, digits, '.', '_' and '-' only")
+
+
+def _absolute(science: Science) -> Science:
+    """A start named by a relative path is found from a worker's folder as well."""
+    if science.init is None:
+        return science
+    from chexworld_ray.training.initial import absolute
+
+    return dataclasses.replace(science, init=absolute(science.init))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +74,51 @@ class Pretrain:
         from chexworld_ray.runtime.pretrain import pretrain
         from chexworld_ray.training.run import checkpoints
 
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise UserError(f"--name {self.name!r}: letters, digits, '.', '_' and '-' only")
-        science = self.science
-        if science.init is not None:
-            from chexworld_ray.training.initial import absolute
-
-            science = dataclasses.replace(science, init=absolute(science.init))
-        settings = RunSettings(science=science, runtime=self.runtime)
+        check_name(self.name)
+        settings = RunSettings(science=_absolute(self.science), runtime=self.runtime)
         run = pretrain(settings, urls(self.data), self.storage, self.name, self.resume_from)
         newest = checkpoints(run.root)[-1]
         say(f"done: {newest.position} images seen; newest checkpoint {newest.root.url}")
         if self.json:
             json_line({"run": run.root.url, "images_seen": newest.position, "checkpoint": newest.root.url})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Pretrain variants with several seeds each, evaluate them, and compare each with the first, paired by seed."""
+
+    variants: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """ablations (the rows of the paper's Table 3), kinds of objective (chexworld, local, …), or recipes."""
+    data: str
+    """Data sets to learn from, comma-separated URLs; the first is evaluated on."""
+    storage: str
+    """Where runs live: STORAGE/NAME/VARIANT-SEED; the table is STORAGE/NAME/results.parquet."""
+    name: str
+    """Name of the sweep."""
+    recipe: str = "small"
+    """Size and schedule of variants that are no recipe: demo, small, chexworld_base."""
+    seeds: int = 3
+    """Runs of each variant, seeds 0, 1, …"""
+    parallel: int = 1
+    """Runs at a time."""
+    json: bool = False
+    """Print one JSON object on stdout at the end."""
+    evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
+    runtime: Annotated[Runtime, UNPREFIXED] = dataclasses.field(default_factory=Runtime)
+    science: Annotated[Science, UNPREFIXED] = dataclasses.field(default_factory=Science)
+
+    def run(self) -> None:
+        from chexworld_ray.recipes import variants
+        from chexworld_ray.reports.text import sweep_table
+        from chexworld_ray.runtime.sweep import sweep
+
+        check_name(self.name)
+        chosen = variants(self.variants, RunSettings(science=_absolute(self.science), runtime=self.runtime))
+        where = f"{self.storage.rstrip('/')}/{self.name}"
+        rows = sweep(chosen, urls(self.data), where, self.seeds, self.parallel, self.evaluation)
+        print(sweep_table(rows), file=sys.stderr if self.json else sys.stdout)
+        if self.json:
+            json_line({"results": [dataclasses.asdict(row) for row in rows]})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,61 +1,101 @@
-"""Frozen features: one mean-pooled vector an image, with what a probe needs to know of the image."""
+"""Frozen features: one mean-pooled vector an image, or all its tokens, with what a probe needs to know of the image.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+Legend: N images, S side of a view, T tokens, D width.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from chexworld_ray.models.encoder import Encoder
-from chexworld_ray.models.weights import EncoderInfo, pooled_features
+from chexworld_ray.evaluation.examples import Examples
+from chexworld_ray.models.backbone import Backbone
+from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.parquet import read_table
+from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.storage import Place, children
 from chexworld_ray.views.batch import whole_view
 
 KEYS = ("image_id", "dataset", "patient_id", "split")
+SHOT = "meta_shot_"  # a published few-shot draw
+PROJECTIONS = ("frontal", "unknown")
+BATCH = 64
 
 
-def embed(encoder: Encoder, info: EncoderInfo, images: Iterable[bytes], device: torch.device) -> np.ndarray:
-    """Mean over tokens after the final norm, NxD float32."""
-    views_NSS = np.stack([whole_view(data, info.model.image_size) for data in images])
-    return pooled_features(encoder, info, views_NSS, device)
+@torch.inference_mode()
+def embed(backbone: Backbone, images: Sequence[bytes], device: torch.device, *, tokens: bool = False) -> np.ndarray:
+    """Mean over tokens after the final norm, NxD float32, or the tokens themselves, NxTxD float16."""
+    parts = []
+    for start in range(0, len(images), BATCH):
+        views_NSS = np.stack([whole_view(data, backbone.image_size) for data in images[start : start + BATCH]])
+        found = backbone(torch.from_numpy(views_NSS).to(device))
+        parts.append((found.half() if tokens else found.mean(dim=1)).cpu())
+    return torch.cat(parts).numpy()
 
 
-def feature_table(rows: pa.Table, features_ND: np.ndarray) -> pa.Table:
-    """Keys, labels and features of some rows of a shard."""
-    names = [*KEYS, *(name for name in rows.column_names if name.startswith("label_"))]
-    flat = pa.array(features_ND.reshape(-1).astype(np.float32))
-    return rows.select(names).append_column("features", pa.FixedSizeListArray.from_arrays(flat, features_ND.shape[1]))
+def row_columns(manifest: Manifest) -> tuple[str, ...]:
+    """What evaluation reads of a row beside its image and masks."""
+    shots = (f"meta_{name}" for name, _ in manifest.columns.meta if f"meta_{name}".startswith(SHOT))
+    return (*KEYS, *(f"label_{name}" for name in manifest.labels), *shots)
 
 
-@dataclass(frozen=True)
-class FeatureSet:
-    """Features of one dataset (source) in one split. `labels`: name → values, NaN where unknown."""
-
-    features_ND: np.ndarray
-    patients: list[str]
-    image_ids: list[str]
-    labels: dict[str, np.ndarray]
+def feature_table(rows: pa.Table, features: np.ndarray) -> pa.Table:
+    """Keys, labels, draws and features of some rows of a shard; tokens are laid out one after the other."""
+    names = [name for name in rows.column_names if name in KEYS or name.startswith(("label_", SHOT))]
+    flat = pa.array(features.reshape(-1))
+    table = rows.select(names).append_column("features", pa.FixedSizeListArray.from_arrays(flat, features[0].size))
+    return table.replace_schema_metadata({"tokens": str(features.shape[1] if features.ndim == 3 else 0)})
 
 
-def load_features(folder: Place, dataset: str) -> dict[str, FeatureSet]:
-    """split → features, for one dataset, from the part files of a folder."""
+def load_features(folder: Place, dataset: str) -> dict[str, Examples]:
+    """split → examples with features, of one data set, from the part files of a folder."""
+    tables = [_of(read_table(file), dataset) for file in children(folder)]
+    tokens = int((tables[0].schema.metadata or {}).get(b"tokens", b"0"))
+    return _by_split(pa.concat_tables(tables, promote_options="default"), tokens, ())
+
+
+def load_images(manifest: Manifest, dataset: str, splits: Sequence[str], organs: Sequence[str]) -> dict[str, Examples]:
+    """split → examples with encoded images and masks, of one data set, read from its shards."""
+    columns = (*row_columns(manifest), "image", *(f"mask_{organ}" for organ in organs))
     tables = []
-    for file in children(folder):
-        table = read_table(file)
-        tables.append(table.filter(pa.array([name == dataset for name in table["dataset"].to_pylist()], pa.bool_())))
-    table = pa.concat_tables(tables, promote_options="default").sort_by("image_id")
+    for file in manifest.select(tuple(splits), PROJECTIONS):
+        if dataset in file.datasets:
+            url = (manifest.root / file.path).url
+            tables += [_of(read_row_group(url, at, columns), dataset) for at in range(len(file.row_groups))]
+    return _by_split(pa.concat_tables(tables), 0, organs) if tables else {}
+
+
+def _of(table: pa.Table, dataset: str) -> pa.Table:
+    return table.filter(pa.array([name == dataset for name in table["dataset"].to_pylist()], pa.bool_()))
+
+
+def _by_split(table: pa.Table, tokens: int, organs: Sequence[str]) -> dict[str, Examples]:
     splits = np.array(table["split"].to_pylist(), object)
-    return {split: _feature_set(table.filter(pa.array(splits == split))) for split in sorted(set(splits))}
+    found = {}
+    for split in sorted(set(splits)):
+        part = table.filter(pa.array(splits == split))
+        found[split] = _examples(part.sort_by("image_id"), tokens, organs)
+    return found
 
 
-def _feature_set(table: pa.Table) -> FeatureSet:
-    column = table["features"].combine_chunks()
-    features_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
-    labels = {
-        name.removeprefix("label_"): table[name].to_numpy(zero_copy_only=False).astype(np.float64)
-        for name in table.column_names
-        if name.startswith("label_")
-    }
-    return FeatureSet(features_ND, table["patient_id"].to_pylist(), table["image_id"].to_pylist(), labels)
+def _examples(table: pa.Table, tokens: int, organs: Sequence[str]) -> Examples:
+    def listed(prefix: str) -> list[str]:
+        return [name for name in table.column_names if name.startswith(prefix)]
+
+    features = None
+    if "features" in table.column_names:
+        flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        features = flat.reshape((table.num_rows, tokens, -1) if tokens else (table.num_rows, -1))
+    return Examples(
+        table["image_id"].to_pylist(),
+        table["patient_id"].to_pylist(),
+        {
+            name.removeprefix("label_"): table[name].to_numpy(zero_copy_only=False).astype(np.float64)
+            for name in listed("label_")
+        },
+        features,
+        table["image"].to_pylist() if "image" in table.column_names else [],
+        {organ: table[f"mask_{organ}"].to_pylist() for organ in organs},
+        {name.removeprefix(SHOT): table[name].to_pylist() for name in listed(SHOT)},
+    )

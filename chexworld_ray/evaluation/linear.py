@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on standardised frozen features, its penalty chosen on validation patients."""
+"""Linear probe: logistic regression on standardised frozen features, its L2 penalty chosen on validation patients."""
 
 import warnings
 
@@ -7,48 +7,63 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from chexworld_ray.metrics.classification import auroc
+from chexworld_ray.metrics.classification import mean_auroc
 
 PENALTIES = tuple(float(c) for c in np.logspace(-4, 1, 6))
+WITHOUT_CHOICE = 1e-2
 FOLDS = 5
+MAX_ITERATIONS = 20_000
 
 
-def linear_scores(
+def linear_probabilities(
     train_ND: np.ndarray,
-    truth_N: np.ndarray,
+    classes_N: np.ndarray,
     patients: list[str],
     val_VD: np.ndarray,
-    val_truth_V: np.ndarray,
-    test_MD: np.ndarray,
-) -> tuple[np.ndarray, float]:
-    """Decision values on the test set (M), and the inverse penalty C that was chosen.
+    val_classes_V: np.ndarray,
+    others: list[np.ndarray],
+) -> tuple[list[np.ndarray], float]:
+    """Class probabilities (rows x classes of train, ascending) of each of `others`, and the inverse penalty C chosen.
 
-    C is the one with the best validation AUROC; where validation has one class only, by cross-validation over
-    patients of the training set.
+    C is the one with the best mean validation AUROC over classes; where validation has not all classes, by
+    cross-validation over patients of the training set.
+
+    Raises:
+        ArithmeticError: the solver does not converge.
     """
     mean, std = train_ND.mean(axis=0), train_ND.std(axis=0) + 1e-6
-    train, val, test = ((part - mean) / std for part in (train_ND, val_VD, test_MD))
-    if len(np.unique(val_truth_V)) == 2:
-        quality = [float(auroc(val_truth_V, _fit(train, truth_N, c).decision_function(val))[0]) for c in PENALTIES]
+    train, val = (train_ND - mean) / std, (val_VD - mean) / std
+    if set(np.unique(val_classes_V)) >= set(np.unique(classes_N)):
+        quality = [_quality(_fit(train, classes_N, c), val, val_classes_V) for c in PENALTIES]
     else:
-        quality = [_cross_validated(train, truth_N, patients, c) for c in PENALTIES]
-    best = PENALTIES[int(np.nanargmax(quality))] if np.isfinite(quality).any() else 1e-2
-    return _fit(train, truth_N, best).decision_function(test), best
+        quality = [_cross_validated(train, classes_N, patients, c) for c in PENALTIES]
+    best = PENALTIES[int(np.nanargmax(quality))] if np.isfinite(quality).any() else WITHOUT_CHOICE
+    model = _fit(train, classes_N, best)
+    return [model.predict_proba((part - mean) / std) if len(part) else np.zeros((0, 2)) for part in others], best
 
 
-def _fit(features_ND: np.ndarray, truth_N: np.ndarray, penalty: float) -> LogisticRegression:
+def _fit(features_ND: np.ndarray, classes_N: np.ndarray, penalty: float) -> LogisticRegression:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=penalty, max_iter=1000).fit(features_ND, truth_N)
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            return LogisticRegression(C=penalty, max_iter=MAX_ITERATIONS).fit(features_ND, classes_N)
+        except ConvergenceWarning as warning:
+            raise ArithmeticError(f"linear probe, C = {penalty}: {warning}") from None
 
 
-def _cross_validated(features_ND: np.ndarray, truth_N: np.ndarray, patients: list[str], penalty: float) -> float:
+def _quality(model: LogisticRegression, features_ND: np.ndarray, classes_N: np.ndarray) -> float:
+    truth_NC = (classes_N[:, None] == model.classes_).astype(float)
+    return mean_auroc(truth_NC, model.predict_proba(features_ND))
+
+
+def _cross_validated(features_ND: np.ndarray, classes_N: np.ndarray, patients: list[str], penalty: float) -> float:
     folds = min(FOLDS, len(set(patients)))
     if folds < 2:
         return float("nan")
-    scores = np.full(len(truth_N), np.nan)
-    for fit, held in GroupKFold(folds).split(features_ND, truth_N, patients):
-        if len(np.unique(truth_N[fit])) == 2:
-            scores[held] = _fit(features_ND[fit], truth_N[fit], penalty).decision_function(features_ND[held])
-    known = np.isfinite(scores)
-    return float(auroc(truth_N[known], scores[known])[0]) if known.any() else float("nan")
+    classes = np.unique(classes_N)
+    scores_NC = np.full((len(classes_N), len(classes)), np.nan)
+    for fit, held in GroupKFold(folds).split(features_ND, classes_N, patients):
+        if len(np.unique(classes_N[fit])) == len(classes):
+            scores_NC[held] = _fit(features_ND[fit], classes_N[fit], penalty).predict_proba(features_ND[held])
+    seen = np.isfinite(scores_NC[:, 0])
+    return mean_auroc((classes_N[seen, None] == classes).astype(float), scores_NC[seen])

@@ -1,201 +1,234 @@
-"""From scores to `results.parquet`: values with intervals, means over labels and seeds, paired differences."""
+"""From scores to `results.parquet`: values with intervals, means over labels, draws and seeds, paired differences."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from itertools import product
+from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
-from chexworld_ray.metrics.bootstrap import Interval, bootstrap, holm
-from chexworld_ray.metrics.classification import auroc
+from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.statistics import (
+    AVERAGED,
+    COMPARED,
+    Scores,
+    by_label,
+    difference_of,
+    interval_of,
+    metrics_of,
+)
+from chexworld_ray.metrics.bootstrap import Interval, holm
 from chexworld_ray.shards.parquet import read_table, write_table
 from chexworld_ray.storage import Place, exists
 
 NAME = "results.parquet"
-MIN_POSITIVES = 10
 MEAN = "mean"
+DIFFERENCE = "_difference"
+Kind = Literal["random", "checkpoint", "foreign"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoredTrial:
-    """Test scores of one encoder (a run's checkpoint, or its random start), protocol and dataset."""
+    """Test scores of one encoder, protocol and task."""
 
     run: str
+    """Name of the run, or of a foreign encoder."""
     images_seen: int
-    random: bool
-    """The random-initialised encoder: the floor."""
-    seed: int
-    dataset: str
+    kind: Kind
+    """random: a run's encoder before training, the floor; foreign: somebody else's."""
+    seed: int | None
+    """Of the run."""
+    task: str
     protocol: str
     scores: pa.Table
+    fraction: float = 1.0
+    draw: int = 0
+    train: int = 0
+    """Images that it was fitted on."""
+    val: int = 0
+    """Images that its epoch or penalty was chosen on."""
 
     @property
     def encoder(self) -> str:
         """How results name it."""
-        return f"{self.run}@{'random' if self.random else self.images_seen}"
+        return {"random": f"{self.run}@random", "foreign": self.run}.get(self.kind, f"{self.run}@{self.images_seen}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One number of the table. `task` is dataset/label; mean over labels: dataset/mean."""
+    """One number of the table. `task` is task/label; mean over labels: task/mean. A mean over draws has no `draw`."""
 
     encoder: str
     task: str
     protocol: str
     fraction: float
     seed: int | None
+    draw: int | None
     metric: str
     value: float
     low: float
     high: float
     n: int
     positives: int
+    train: int
+    val: int
     redrawn: int
     run: str
     images_seen: int
     p_holm: float | None = None
 
 
-@dataclass(frozen=True)
-class _Scores:
-    truth: np.ndarray
-    score: np.ndarray
-    patients: list[str]
-
-
 def result_rows(trials: Sequence[ScoredTrial], bootstrap_seed: int = 0) -> list[ResultRow]:
-    """All rows: each trial, then the differences trained - random of each run, and their mean over runs."""
-    rows = [row for trial in trials for row in _trial_rows(trial, bootstrap_seed)]
-    return rows + _differences(trials, bootstrap_seed)
+    """All rows: each trial, means over draws, and differences newest checkpoint - random start, - foreign encoders."""
+    cells: dict[tuple[str, str, str, float], list[ScoredTrial]] = defaultdict(list)
+    for trial in trials:
+        cells[trial.encoder, trial.task, trial.protocol, trial.fraction].append(trial)
+    rows: list[ResultRow] = []
+    for same in cells.values():
+        rows += [row for trial in same for row in mean_rows([trial], bootstrap_seed)]
+        if len(same) > 1:
+            rows += [replace(row, draw=None) for row in mean_rows(same, bootstrap_seed)]
+    return rows + differences(_against_references(trials), bootstrap_seed)
 
 
-def _labels(trial: ScoredTrial) -> dict[str, _Scores]:
-    grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in trial.scores.to_pylist():
-        grouped[row["label"]].append(row)
-    return {
-        label: _Scores(
-            np.array([row["truth"] for row in rows]),
-            np.array([row["score"] for row in rows]),
-            [row["patient_id"] for row in rows],
-        )
-        for label, rows in grouped.items()
-    }
+def mean_rows(trials: Sequence[ScoredTrial], seed: int) -> list[ResultRow]:
+    """Rows of the mean over some trials that ask the same, named after the first."""
+    return _rows(trials[0], [by_label(trial.scores) for trial in trials], seed)
 
 
-def _trial_rows(trial: ScoredTrial, seed: int) -> list[ResultRow]:
-    labels = _labels(trial)
+def _rows(trial: ScoredTrial, draws: Sequence[dict[str, Scores]], seed: int) -> list[ResultRow]:
+    """Rows of a trial, or of the mean over its draws."""
+    common = [name for name in draws[0] if all(name in found for found in draws)]
     rows = []
-    for label, part in labels.items():
-        interval = bootstrap(lambda w, part=part: auroc(part.truth, part.score, w), part.patients, seed)
-        rows.append(_row(trial, f"{trial.dataset}/{label}", "auroc", interval, part))
-    common = [row for row in rows if row.positives >= MIN_POSITIVES]
-    if len(common) > 1:
-        rows.append(_mean_row(trial, [labels[row.task.split("/", 1)[1]] for row in common], seed))
+    averaged: dict[str, list[str]] = defaultdict(list)
+    for label in common:
+        parts = [found[label] for found in draws]
+        for name, metric in metrics_of(parts[0]).items():
+            rows.append(_row(trial, label, name, interval_of(parts, metric, seed), parts[0]))
+            if name in AVERAGED and parts[0].enough:
+                averaged[name].append(label)
+    for name, labels in averaged.items():
+        if len(labels) > 1:
+            parts = [found[label] for found in draws for label in labels]
+            largest = max(parts, key=lambda part: len(part.truth))
+            rows.append(_row(trial, MEAN, name, interval_of(parts, metrics_of(parts[0])[name], seed), largest))
     return rows
 
 
-def _mean_row(trial: ScoredTrial, parts: list[_Scores], seed: int) -> ResultRow:
-    """Mean over labels with enough positives; patients are resampled once for all labels."""
-    patients = sorted({patient for part in parts for patient in part.patients})
-    column = {patient: number for number, patient in enumerate(patients)}
-
-    def mean(weights: np.ndarray) -> np.ndarray:
-        values = [auroc(part.truth, part.score, weights[:, [column[p] for p in part.patients]]) for part in parts]
-        return np.mean(values, axis=0)
-
-    interval = bootstrap(mean, patients, seed)
-    largest = max(parts, key=lambda part: len(part.truth))
-    return _row(trial, f"{trial.dataset}/{MEAN}", "auroc", interval, largest)
-
-
-def _row(
-    trial: ScoredTrial,
-    task: str,
-    metric: str,
-    interval: Interval,
-    part: _Scores,
-    **other: Any,
-) -> ResultRow:
+def _row(trial: ScoredTrial, label: str, metric: str, interval: Interval, part: Scores, **other: Any) -> ResultRow:
     values: dict[str, Any] = {
-        "encoder": trial.encoder,
-        "seed": trial.seed,
-        "run": trial.run,
-        "images_seen": trial.images_seen,
+        name: getattr(trial, name)
+        for name in ("encoder", "protocol", "fraction", "seed", "draw", "train", "val", "run", "images_seen")
     }
     return ResultRow(
         **(values | other),
-        task=task,
-        protocol=trial.protocol,
-        fraction=1.0,
+        task=f"{trial.task}/{label}",
         metric=metric,
         value=interval.value,
         low=interval.low,
         high=interval.high,
         n=len(part.truth),
-        positives=int(part.truth.sum()),
+        positives=part.positives,
         redrawn=interval.redrawn,
     )
 
 
-def _differences(trials: Sequence[ScoredTrial], seed: int) -> list[ResultRow]:
-    """Newest checkpoint minus random start, by paired patient bootstrap; Holm-corrected over the table of means."""
-    newest = {run: max(t.images_seen for t in trials if t.run == run) for run in {t.run for t in trials}}
-    pairs: dict[tuple[str, str], list[tuple[ScoredTrial, ScoredTrial]]] = defaultdict(list)
+Pair = tuple[ScoredTrial, ScoredTrial]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared with what, and the trials of both that belong together."""
+
+    first: str
+    second: str
+    pairs: Sequence[Pair]
+
+
+def _against_references(trials: Sequence[ScoredTrial]) -> list[Comparison]:
+    """Newest checkpoint of each run against its random start and against every foreign encoder."""
+    newest: dict[str, int] = {}
     for trial in trials:
-        floor = next(
-            (
-                t
-                for t in trials
-                if t.random and (t.run, t.dataset, t.protocol) == (trial.run, trial.dataset, trial.protocol)
-            ),
-            None,
-        )
-        if floor is not None and not trial.random and trial.images_seen == newest[trial.run]:
-            pairs[trial.dataset, trial.protocol].append((trial, floor))
-    rows: list[ResultRow] = []
-    tested: list[tuple[ResultRow, float]] = []
-    for both in pairs.values():
-        if len(both) > 1:
-            rows += [row for pair in both for row, _ in _paired([pair], seed)]
-        tested += _paired(both, seed)
-    corrected = holm([p for _, p in tested])
-    return rows + [replace(row, p_holm=p) for (row, _), p in zip(tested, corrected, strict=True)]
-
-
-def _paired(both: list[tuple[ScoredTrial, ScoredTrial]], seed: int) -> list[tuple[ResultRow, float]]:
-    """Seed-mean difference of each label with enough positives, and its p-value."""
-    labels = [(_labels(trained), _labels(floor)) for trained, floor in both]
-    trial = both[0][0]
-    found = []
-    for label in sorted(set.intersection(*(set(a) & set(b) for a, b in labels))):
-        parts = [(a[label], b[label]) for a, b in labels]
-
-        def difference(weights: np.ndarray, parts: list[tuple[_Scores, _Scores]] = parts) -> np.ndarray:
-            return np.mean(
-                [auroc(a.truth, a.score, weights) - auroc(b.truth, b.score, weights) for a, b in parts],
-                axis=0,
-            )
-
-        first = parts[0][0]
-        if first.truth.sum() < MIN_POSITIVES:
-            continue
-        interval = bootstrap(difference, first.patients, seed)
-        pooled = len(both) > 1
-        row = _row(
-            trial,
-            f"{trial.dataset}/{label}",
-            "auroc_difference",
-            interval,
-            first,
-            encoder=f"{'mean of ' + str(len(both)) + ' seeds' if pooled else trial.encoder} - random",
-            seed=None if pooled else trial.seed,
-            run=",".join(t.run for t, _ in both),
-        )
-        found.append((row, interval.p))
+        if trial.kind == "checkpoint":
+            newest[trial.run] = max(newest.get(trial.run, 0), trial.images_seen)
+    pairs: dict[str, list[Pair]] = defaultdict(list)
+    for trial, other in product(trials, trials):
+        latest = trial.kind == "checkpoint" and trial.images_seen == newest[trial.run]
+        floor = other.kind == "random" and other.run == trial.run
+        if latest and (floor or other.kind == "foreign") and alike(trial, other):
+            pairs["random" if floor else other.run].append((trial, other))
+    found: list[Comparison] = []
+    for name, same in pairs.items():
+        encoders = list(dict.fromkeys(trial.encoder for trial, _ in same))
+        if len(encoders) > 1:
+            found += [Comparison(one, name, [pair for pair in same if pair[0].encoder == one]) for one in encoders]
+        found.append(Comparison(encoders[0] if len(encoders) == 1 else f"mean of {len(encoders)} seeds", name, same))
     return found
+
+
+def alike(one: ScoredTrial, other: ScoredTrial) -> bool:
+    """Whether two trials ask the same of two encoders."""
+    return (one.task, one.protocol, one.fraction, one.draw) == (other.task, other.protocol, other.fraction, other.draw)
+
+
+def differences(comparisons: Sequence[Comparison], seed: int) -> list[ResultRow]:
+    """Mean of first minus second over the pairs of each comparison, by paired patient bootstrap.
+
+    p-values are Holm-corrected over all rows but those of single runs whose mean stands there as well.
+    """
+    rows: list[tuple[ResultRow, float]] = []
+    for comparison in comparisons:
+        cells: dict[tuple[str, str, float], list[Pair]] = defaultdict(list)
+        for pair in comparison.pairs:
+            cells[pair[0].task, pair[0].protocol, pair[0].fraction].append(pair)
+        for same in cells.values():
+            rows += _paired(same, comparison, seed)
+    several = {row.encoder.partition(" - ")[2] for row, _ in rows if row.seed is None}
+    alone = [row.seed is not None and row.encoder.partition(" - ")[2] in several for row, _ in rows]
+    tested = [at for at, single in enumerate(alone) if not single]
+    corrected = dict(zip(tested, holm([rows[at][1] for at in tested]), strict=True))
+    return [replace(row, p_holm=corrected.get(at)) for at, (row, _) in enumerate(rows)]
+
+
+def _paired(pairs: Sequence[Pair], comparison: Comparison, seed: int) -> list[tuple[ResultRow, float]]:
+    """Mean difference of each label with enough positives, and its p-value."""
+    labels = [(by_label(first.scores), by_label(second.scores)) for first, second in pairs]
+    trial = pairs[0][0]
+    runs = list(dict.fromkeys(first.run for first, _ in pairs))
+    other: dict[str, Any] = {"encoder": f"{comparison.first} - {comparison.second}", "run": ",".join(runs)}
+    other |= {"draw": None} if len(pairs) > len(runs) else {}
+    other |= {"seed": None} if len(runs) > 1 else {}
+    common = sorted(set.intersection(*(set(a) & set(b) for a, b in labels)))
+    cells: dict[tuple[str, str], list[tuple[Scores, Scores]]] = defaultdict(list)
+    for label in common:
+        parts = [(a[label], b[label]) for a, b in labels]
+        for name in metrics_of(parts[0][0]):
+            if name in COMPARED and parts[0][0].enough:
+                cells[label, name] = parts
+    for name in AVERAGED:
+        of_name = [parts for (_, metric), parts in cells.items() if metric == name]
+        if len(of_name) > 1:
+            cells[MEAN, name] = [part for parts in of_name for part in parts]
+    found = []
+    for (label, name), parts in cells.items():
+        interval = difference_of(parts, metrics_of(parts[0][0])[name], seed)
+        found.append((_row(trial, label, f"{name}{DIFFERENCE}", interval, parts[0][0], **other), interval.p))
+    return found
+
+
+def headlines(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """The rows that a table shows: headline metrics and differences; means over draws instead of single ones."""
+
+    def cell(row: ResultRow) -> tuple[object, ...]:
+        return row.encoder, row.task, row.protocol, row.fraction, row.metric
+
+    pooled = {cell(row) for row in rows if row.draw is None}
+    return [
+        row
+        for row in rows
+        if row.metric.removesuffix(DIFFERENCE) in COMPARED and (row.draw is None or cell(row) not in pooled)
+    ]
 
 
 def write_results(out: Place, rows: Sequence[ResultRow]) -> None:
@@ -203,33 +236,36 @@ def write_results(out: Place, rows: Sequence[ResultRow]) -> None:
     write_table(out / NAME, pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA))
 
 
-def merge(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> list[ResultRow]:
+def merge(old: Sequence[ResultRow], new: Iterable[ResultRow]) -> list[ResultRow]:
     """New rows, and of the old ones those that they do not replace (other data, protocols or checkpoints)."""
+    new = list(new)
 
     def key(row: ResultRow) -> tuple[object, ...]:
-        return row.encoder, row.task, row.protocol, row.fraction, row.seed, row.metric
+        return row.encoder, row.task, row.protocol, row.fraction, row.seed, row.draw, row.metric
 
     replaced = {key(row) for row in new}
-    return [row for row in old if key(row) not in replaced] + list(new)
+    return [row for row in old if key(row) not in replaced] + new
 
 
 def read_results(out: Place) -> list[ResultRow]:
-    """Rows of results.parquet; empty where there is none."""
+    """Rows of results.parquet; empty where there is none.
+
+    Raises:
+        UserError: another version wrote it.
+    """
     if not exists(out / NAME):
         return []
-    return [ResultRow(**row) for row in read_table(out / NAME).to_pylist()]
+    table = read_table(out / NAME)
+    if table.schema.names != _SCHEMA.names:
+        raise UserError(f"{(out / NAME).url}: written by another version; move it away and evaluate again")
+    return [ResultRow(**row) for row in table.to_pylist()]
 
 
-_TEXT, _COUNT = (
-    ("encoder", "task", "protocol", "metric", "run"),
-    ("seed", "n", "positives", "redrawn", "images_seen"),
-)
+_TEXT = ("encoder", "task", "protocol", "metric", "run")
+_REAL = ("fraction", "value", "low", "high", "p_holm")
 _SCHEMA = pa.schema(
     [
-        (
-            field.name,
-            pa.string() if field.name in _TEXT else pa.int64() if field.name in _COUNT else pa.float64(),
-        )
+        (field.name, pa.string() if field.name in _TEXT else pa.float64() if field.name in _REAL else pa.int64())
         for field in fields(ResultRow)
     ]
 )

@@ -95,11 +95,12 @@ def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
     """
     groups: dict[str, dict[str, list[ResultRow]]] = defaultdict(lambda: defaultdict(list))
     means = {row.task.split("/")[0] for row in rows if row.task.endswith(f"/{MEAN}")}
-    several = len({row.run for row in rows if row.metric == "auroc"}) > 1
+    several = len({row.run for row in rows if row.metric == "auroc" and row.encoder != row.run}) > 1
     for row in sorted(rows, key=lambda row: row.images_seen):
         dataset, label = row.task.split("/", 1)
-        if row.metric == "auroc" and (label == MEAN or dataset not in means):
-            groups[row.task][f"{row.protocol}, {row.run}" if several else row.protocol].append(row)
+        if row.metric == "auroc" and (label == MEAN or dataset not in means) and row.encoder != row.run:
+            share = "" if row.fraction == 1.0 else f", {100 * row.fraction:g} %"
+            groups[row.task][f"{row.protocol}{share}, {row.run}" if several else row.protocol + share].append(row)
     if max((len(line) for lines in groups.values() for line in lines.values()), default=0) < 2:
         return None
     tasks = sorted(groups)[:6]

@@ -11,7 +11,8 @@ import jinja2
 from chexworld_ray import __version__
 from chexworld_ray.config import Science, difference, to_dict
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import MIN_POSITIVES, ResultRow, read_results
+from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, read_results
+from chexworld_ray.evaluation.statistics import MIN_POSITIVES
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.figures import auroc_curves, elastic_curves, training_curves
 from chexworld_ray.reports.masks import masks_picture
@@ -27,7 +28,7 @@ NAME = "report.html"
 def write_report(run: Run, out: str | None) -> str:
     """Write the page; returns its URL. Data sets that have moved away are named, not shown."""
     records = read_metrics(run.root)
-    rows = read_results(run.root)
+    rows = headlines(read_results(run.root))
     data, missing = _data_sets(run)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("chexworld_ray.reports") / "report.html.j2").read_text(encoding="utf-8"))
@@ -49,7 +50,7 @@ def write_report(run: Run, out: str | None) -> str:
         elastic=elastic_curves(records),
         auroc=auroc_curves(rows),
         tables=_tables(rows),
-        differences=[row for row in rows if row.metric == "auroc_difference"],
+        differences=[row for row in rows if row.metric.endswith(DIFFERENCE)],
         draws=DRAWS,
         min_positives=MIN_POSITIVES,
     )
@@ -92,31 +93,32 @@ def _settings(science: Science) -> list[tuple[str, Any, bool]]:
 
 
 def _tables(rows: list[ResultRow]) -> list[dict[str, Any]]:
-    """One table a dataset: labels down; protocol x encoder across."""
-    by_dataset: dict[str, list[ResultRow]] = defaultdict(list)
+    """One table a task: labels and metrics down; protocol, share of the labels and encoder across."""
+    by_task: dict[str, list[ResultRow]] = defaultdict(list)
     for row in rows:
-        if row.metric == "auroc":
-            by_dataset[row.task.split("/", 1)[0]].append(row)
+        if not row.metric.endswith(DIFFERENCE):
+            by_task[row.task.split("/", 1)[0]].append(row)
     tables = []
-    for dataset, found in sorted(by_dataset.items()):
-        columns = sorted({(row.protocol, row.run, row.images_seen, row.encoder) for row in found})
+    for task, found in sorted(by_task.items()):
+        columns = sorted({_column(row) for row in found})
         lines = []
-        for task in sorted({row.task for row in found}, key=lambda task: (task.endswith("/mean"), task)):
-            cells = {(row.protocol, row.encoder): row for row in found if row.task == task}
+        for name, metric in sorted({(row.task, row.metric) for row in found}, key=lambda key: (_is_mean(key[0]), key)):
+            cells = {_column(row): row for row in found if (row.task, row.metric) == (name, metric)}
             some = next(iter(cells.values()))
-            lines.append(
-                {
-                    "label": task.split("/", 1)[1],
-                    "n": some.n,
-                    "positives": some.positives,
-                    "cells": [cells.get((protocol, encoder)) for protocol, _, _, encoder in columns],
-                }
-            )
-        tables.append(
-            {
-                "dataset": dataset,
-                "columns": [(protocol, encoder) for protocol, _, _, encoder in columns],
-                "lines": lines,
-            }
-        )
+            line = {"label": name.split("/", 1)[1], "metric": metric, "n": some.n, "positives": some.positives}
+            lines.append(line | {"mean": _is_mean(name), "cells": [cells.get(column) for column in columns]})
+        heads = [(f"{protocol}{_share(fraction)}", encoder) for protocol, fraction, _, _, encoder in columns]
+        tables.append({"name": task, "columns": heads, "lines": lines})
     return tables
+
+
+def _column(row: ResultRow) -> tuple[str, float, str, int, str]:
+    return row.protocol, row.fraction, row.run, row.images_seen, row.encoder
+
+
+def _is_mean(task: str) -> bool:
+    return task.endswith(f"/{MEAN}")
+
+
+def _share(fraction: float) -> str:
+    return "" if fraction == 1.0 else f", {100 * fraction:g} % of labels"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from chexworld_ray.evaluation.results import ResultRow
+from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines
 from chexworld_ray.shards.manifest import Manifest
 
 
@@ -48,23 +48,68 @@ def _listed(counts: dict[str, int]) -> str:
 
 
 def results_table(rows: Sequence[ResultRow]) -> str:
-    """Results as aligned lines: value, 95 % interval, test images and positives."""
-    header = ("task", "protocol", "encoder", "metric", "value", "95 % interval", "n", "positives", "p (Holm)")
+    """Headline results as aligned lines: value, 95 % interval, test images and positives, images fitted on."""
+    header = (
+        "task",
+        "protocol",
+        "labels",
+        "encoder",
+        "metric",
+        "value",
+        "95 % interval",
+        "n",
+        "positives",
+        "fitted on",
+        "p (Holm)",
+    )
     cells = [
         (
             row.task,
             row.protocol,
+            f"{100 * row.fraction:g} %",
             row.encoder,
             row.metric,
             f"{row.value:.3f}",
             f"[{row.low:.3f}, {row.high:.3f}]",
             str(row.n),
             str(row.positives),
+            str(row.train),
             "" if row.p_holm is None else f"{row.p_holm:.3f}",
         )
-        for row in sorted(rows, key=lambda row: (row.task, row.protocol, row.metric, row.run, row.images_seen))
+        for row in sorted(headlines(rows), key=_order)
     ]
-    widths = [max(len(line[column]) for line in [header, *cells]) for column in range(len(header))]
+    return _aligned([header, *cells])
+
+
+def sweep_table(rows: Sequence[ResultRow]) -> str:
+    """A line for each task, protocol, metric and variant: its value, its difference from the first, and the verdict."""
+    header = ("task", "protocol", "labels", "metric", "variant", "value", "95 % interval", "difference", "p (Holm)", "")
+    shown = headlines(rows)
+    of_first = {_cell(row): row for row in shown if row.metric.endswith(DIFFERENCE)}
+    lines = []
+    for row in sorted((row for row in shown if not row.metric.endswith(DIFFERENCE)), key=lambda row: _cell(row)[:4]):
+        found = of_first.get(_cell(row))
+        told = ("", "", "")
+        if found is not None:
+            verdict = "undecided" if found.low <= 0 <= found.high else "better" if found.value > 0 else "worse"
+            told = (f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", f"{found.p_holm:.3f}", verdict)
+        cells = (row.task, row.protocol, f"{100 * row.fraction:g} %", row.metric, row.encoder)
+        lines.append((*cells, f"{row.value:.3f}", f"[{row.low:.3f}, {row.high:.3f}]", *told))
+    return _aligned([header, *lines])
+
+
+def _cell(row: ResultRow) -> tuple[str, str, float, str, str]:
+    """Task, protocol, share, metric and variant that a row, or a difference from the first variant, is about."""
+    variant = row.encoder.partition(" - ")[0]
+    return row.task, row.protocol, row.fraction, row.metric.removesuffix(DIFFERENCE), variant
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *cells]
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def _order(row: ResultRow) -> tuple[object, ...]:
+    return row.task, row.protocol, row.fraction, row.metric, row.run, row.images_seen

@@ -3,11 +3,12 @@
 from chexworld_ray import recipes
 from chexworld_ray.config import RunSettings, from_dict, to_dict
 from chexworld_ray.evaluation.results import NAME as RESULTS
+from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
 from chexworld_ray.reports.html import write_report
 from chexworld_ray.reports.text import describe_manifest, results_table
 from chexworld_ray.runtime.cluster import connect, say
-from chexworld_ray.runtime.evaluate import EvaluationSettings, evaluate
+from chexworld_ray.runtime.evaluate import evaluate
 from chexworld_ray.runtime.ingest import ingest
 from chexworld_ray.runtime.pretrain import pretrain
 from chexworld_ray.shards.settings import WriteSettings
@@ -35,7 +36,7 @@ def demo(out_url: str, images: int, seed: int) -> str:
     record["science"]["seed"] = seed
     run = pretrain(from_dict(RunSettings, record, "demo"), [shards.url], (out / "runs").url, RUN)
     say("4/5 evaluate")
-    rows = evaluate([run.root.url], shards.url, None, EvaluationSettings(all_checkpoints=True))
+    rows = evaluate([run.root.url], shards.url, None, EvaluationSettings(checkpoints="all"))
     say(results_table([row for row in rows if row.task.endswith("/mean")]))
     say("5/5 report")
     write_bytes(out / RESULTS, fetch(run.root / RESULTS))

@@ -1,211 +1,192 @@
-"""Evaluation fanned out: features once per encoder with Ray Data, then a Tune trial per encoder, dataset and protocol.
+"""Evaluation fanned out: features once per encoder, then a Tune trial per encoder, task, protocol, fraction and draw.
 
-Everything lands below `<run>/evaluations/<data version>/`; what is there already is not computed again, so an
-interrupted evaluation goes on where it stopped.
+What is scored already is not computed again, so an interrupted evaluation goes on where it stopped.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import asdict
+from itertools import product
 from typing import Any
-from urllib.parse import quote
 
-import pyarrow as pa
-import ray
-import ray.data
 from ray import tune
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.features import embed, feature_table, load_features
+from chexworld_ray.evaluation.features import load_features, load_images
 from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, merge, read_results, result_rows, write_results
-from chexworld_ray.evaluation.trial import Protocol, Splits, UncertainPolicy, run_trial
-from chexworld_ray.models.encoder import build_encoder
-from chexworld_ray.models.weights import encoder_bytes, read_encoder
+from chexworld_ray.evaluation.settings import EvaluationSettings
+from chexworld_ray.evaluation.tasks import Task, parse_tasks
+from chexworld_ray.evaluation.trial import NEEDS, Trial, run_trial
+from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.runtime.cluster import EVAL_SLOT, connect, say, total
 from chexworld_ray.runtime.filesystem import ray_storage
+from chexworld_ray.runtime.subjects import (
+    FOLDER,
+    PREDICTOR,
+    Subject,
+    device,
+    extract,
+    foreign_subject,
+    subjects_of,
+)
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.parquet import read_table, write_table
-from chexworld_ray.shards.reader import read_row_group
-from chexworld_ray.training import checkpoint, run
-from chexworld_ray.training.run import Run
+from chexworld_ray.training import run
 
-FOLDER = "evaluations"
-ENCODER = "target.safetensors"
-SKIPPED = b"skipped"  # in the metadata of a scores file: why some labels have none
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """What is evaluated, and how."""
-
-    protocols: tuple[Protocol, ...] = ("knn", "linear")
-    all_checkpoints: bool = False
-    uncertain: UncertainPolicy = "ignore"
-    splits: Splits = field(default_factory=Splits)
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """An encoder under evaluation: a copy of its file, out of reach of the run's retention."""
-
-    run: Run
-    images_seen: int
-    folder: storage.Place
-    random: bool = False
-
-    @property
-    def encoder(self) -> storage.Place:
-        return self.folder / ENCODER
-
-    @property
-    def features(self) -> storage.Place:
-        return self.folder / "features"
+FACTS = b"facts"  # in the metadata of a scores file: images used, what was chosen, why some labels have no scores
 
 
 def evaluate(
-    run_urls: Sequence[str], data_url: str, out_url: str | None, settings: EvaluationSettings
+    run_urls: Sequence[str],
+    data_url: str,
+    out_url: str | None,
+    settings: EvaluationSettings,
+    foreign: Sequence[str] = (),
 ) -> list[ResultRow]:
-    """Evaluate the newest (or every) checkpoint of each run beside its random start; write results.parquet.
+    """Evaluate the newest (or every) checkpoint of each run, its random start and foreign encoders.
 
-    Several runs are seeds of one experiment: their differences to random are averaged. Results go to `out_url`, by
-    default the first run.
+    Several runs are seeds of one experiment: their differences are averaged. Results go to `out_url`, by default the
+    first run.
 
     Raises:
-        UserError: no such run or data, no checkpoint, or nothing that can be evaluated.
+        UserError: no such run, data, task or encoder, no checkpoint, or nothing that can be evaluated.
     """
+    _ = settings.protocols  # a name that is not known is told at once
     runs = [run.load_url(url) for url in run_urls]
     manifest = manifests.load(data_url)
+    if not runs and (out_url is None or not foreign):
+        raise UserError("evaluate what? --run URL, or --encoder timm:NAME together with --out URL")
     out = storage.place(out_url) if out_url else runs[0].root
+    tasks = tasks_of(manifest, settings)
     connect()
-    subjects = [subject for one in runs for subject in _subjects(one, manifest, settings)]
-    _extract(subjects, manifest, settings)
-    trials = _trials(subjects, manifest, settings)
-    rows = result_rows(trials)
+    every, size = settings.checkpoints == "all", settings.image_size
+    subjects = [subject for one in runs for subject in subjects_of(one, manifest, size, every=every)]
+    subjects += [foreign_subject(source, out, manifest, size) for source in foreign]
+    return add_results(subjects, tasks, manifest, settings, out)
+
+
+def tasks_of(manifest: Manifest, settings: EvaluationSettings) -> list[Task]:
+    """The tasks asked for, on a data set."""
+    datasets = sorted({name for file in manifest.files for name in file.datasets})
+    return parse_tasks(settings.task, datasets, settings.uncertain)
+
+
+def add_results(
+    subjects: Sequence[Subject],
+    tasks: Sequence[Task],
+    manifest: Manifest,
+    settings: EvaluationSettings,
+    out: storage.Place,
+) -> list[ResultRow]:
+    """Score what is not scored yet, and put the rows into the results.parquet of `out`.
+
+    Raises:
+        UserError: there is nothing that can be evaluated.
+    """
+    rows = result_rows(score(subjects, tasks, manifest, settings, out))
     if not rows:
         raise UserError(
-            f"{data_url}: no label has both classes in splits {settings.splits.train} and {settings.splits.test}"
+            f"{manifest.root.url}: no label has both classes (or a mask) in splits {settings.train_split} and "
+            f"{settings.test_split}"
         )
     write_results(out, merge(read_results(out), rows))
     return rows
 
 
-def _subjects(one: Run, manifest: Manifest, settings: EvaluationSettings) -> list[_Subject]:
-    """Random start and checkpoints, each with its encoder copied below the run's evaluations."""
-    stored = run.checkpoints(one.root)
-    if not stored:
-        raise UserError(f"{one.root.url}: no checkpoint yet")
-    home = one.root / FOLDER / manifest.data_version
-    random = _Subject(one, 0, home / "random", random=True)
-    if not storage.exists(random.encoder):
-        model = one.science.model
-        tensors = build_encoder(model, one.science.seed).vit.state_dict()
-        storage.write_bytes(random.encoder, encoder_bytes(tensors, model, one.pixels, 0))
-    subjects = [random]
-    for candidate in reversed(stored):
-        subject = _Subject(one, candidate.position, home / checkpoint.folder_name(candidate.position))
-        if not storage.exists(subject.encoder):
-            with run.local_copy(candidate) as (folder, damage):
-                if damage:
-                    say(f"{candidate.root.url} is passed over: {damage}")
-                    continue
-                storage.write_bytes(subject.encoder, (folder / ENCODER).read_bytes())
-        subjects.append(subject)
-        if not settings.all_checkpoints:
-            break
-    if len(subjects) == 1:
-        raise UserError(f"{one.root.url}: no checkpoint is whole")
-    return subjects
-
-
-def _extract(subjects: list[_Subject], manifest: Manifest, settings: EvaluationSettings) -> None:
-    """Features of every row group that has none yet, for every encoder, in one Ray Data pass."""
-    splits = (settings.splits.train, settings.splits.val, settings.splits.test)
-    labels = tuple(f"label_{name}" for name in manifest.labels)
-    jobs: list[dict[str, Any]] = []
-    for subject in subjects:
-        done = {file.name for file in storage.children(subject.features)}
-        for file in manifest.select(splits, ("frontal", "unknown")):
-            for index in range(len(file.row_groups)):
-                part = f"{file.path.removesuffix('.parquet')}-{index:03d}.parquet"
-                if part not in done:
-                    url = (manifest.root / file.path).url
-                    jobs.append(
-                        {
-                            "encoder": subject.encoder.url,
-                            "url": url,
-                            "index": index,
-                            "out": (subject.features / part).url,
-                        }
-                    )
-    if not jobs:
-        return
-    say(f"features: {len(jobs)} row groups of {len(subjects)} encoders")
-
-    def extract(block: pa.Table) -> pa.Table:
-        for job in block.to_pylist():
-            _extract_one(job, labels)
-        return block.select(["index"])
-
-    blocks = [pa.Table.from_pylist([job]) for job in jobs]
-    for _ in ray.data.from_arrow(blocks).map_batches(extract, batch_size=None, batch_format="pyarrow").iter_rows():
-        pass
-
-
-@lru_cache(maxsize=2)
-def _open_encoder(url: str) -> Any:
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder, info = read_encoder(storage.fetch(storage.place(url)), url)
-    return encoder.to(device), info, device
-
-
-def _extract_one(job: dict[str, Any], labels: tuple[str, ...]) -> None:
-    columns = ("image_id", "dataset", "patient_id", "split", "image", *labels)
-    rows = read_row_group(job["url"], job["index"], columns)
-    encoder, info, device = _open_encoder(job["encoder"])
-    features_ND = embed(encoder, info, rows["image"].to_pylist(), device)
-    write_table(storage.place(job["out"]), feature_table(rows, features_ND))
-
-
-def _trials(subjects: list[_Subject], manifest: Manifest, settings: EvaluationSettings) -> list[ScoredTrial]:
-    """Run what is not scored yet under Tune, then read all scores."""
-    datasets = sorted({name for file in manifest.files for name in file.datasets})
-    policy = f"{settings.uncertain}-{'-'.join(asdict(settings.splits).values())}"
+def score(
+    subjects: Sequence[Subject],
+    tasks: Sequence[Task],
+    manifest: Manifest,
+    settings: EvaluationSettings,
+    home: storage.Place,
+) -> list[ScoredTrial]:
+    """Scores of every trial, those that are not there yet computed under Tune."""
+    datasets = {task.dataset for task in tasks}
+    needs = {NEEDS[protocol] for protocol in settings.protocols}
+    for inputs in ("features", "tokens"):
+        if inputs in needs:
+            extract(subjects, manifest, settings.splits, datasets, inputs)
     wanted = [
-        (s, dataset, protocol, s.folder / f"scores-{protocol}-{policy}" / f"{quote(dataset, safe='')}.parquet")
-        for s in subjects
-        for dataset in datasets
-        for protocol in settings.protocols
+        (subject, trial, _file(subject, trial, settings)) for subject in subjects for trial in _trials(tasks, settings)
     ]
     due = [
-        {"features": s.features.url, "dataset": dataset, "protocol": protocol, "out": file.url}
-        for s, dataset, protocol, file in wanted
+        {"subject": _record(subject), "trial": trial, "data": manifest.root.url, "out": file.url}
+        for subject, trial, file in wanted
         if not storage.exists(file)
     ]
     if due:
-        _tune(due, settings, subjects[0].run.root / FOLDER)
-    tables = [read_table(file) for *_, file in wanted]
-    notes = {
-        f"{dataset}: {line}"
-        for (_, dataset, _, _), table in zip(wanted, tables, strict=True)
-        for line in json.loads((table.schema.metadata or {}).get(SKIPPED, b"[]"))
-    }
+        _tune(due, settings, home / FOLDER)
+    scored = []
+    notes: set[str] = set()
+    for subject, trial, file in wanted:
+        table = read_table(file)
+        facts = json.loads((table.schema.metadata or {})[FACTS])
+        notes |= {f"{trial.task.name}, {trial.name}: {line}" for line in facts["skipped"]}
+        notes |= {f"{trial.task.name}: {trial.task.note}"} if trial.task.note else set()
+        scored.append(_scored(subject, trial, table, facts))
     for note in sorted(notes):
         say(note)
-    return [
-        ScoredTrial(s.run.root.name, s.images_seen, s.random, s.run.science.seed, dataset, protocol, table)
-        for (s, dataset, protocol, _), table in zip(wanted, tables, strict=True)
-    ]
+    return [trial for trial in scored if trial.scores.num_rows]
 
 
-def _tune(due: list[dict[str, str]], settings: EvaluationSettings, home: storage.Place) -> None:
+def _scored(subject: Subject, trial: Trial, table: Any, facts: dict[str, Any]) -> ScoredTrial:
+    return ScoredTrial(
+        run=subject.name,
+        images_seen=subject.images_seen,
+        kind=subject.kind,
+        seed=subject.seed,
+        task=trial.task.name,
+        protocol=trial.name,
+        scores=table,
+        fraction=trial.fraction,
+        draw=trial.draw,
+        train=facts.get("train", 0),
+        val=facts.get("val", 0),
+    )
+
+
+def _trials(tasks: Sequence[Task], settings: EvaluationSettings) -> list[Trial]:
+    """Trials of one encoder. With all of the labels there is nothing to draw for kNN and the linear probe."""
+    trials = []
+    for task, protocol, draw in product(tasks, settings.protocols, range(settings.draws)):
+        if (protocol == "segment" and task.labels) or (protocol != "segment" and task.organs):
+            continue
+        if protocol == "fewshot":
+            trials += [Trial(task=task, protocol=protocol, shots=shots, draw=draw) for shots in settings.shots]
+            continue
+        for fraction in settings.fractions:
+            if draw == 0 or fraction < 1.0 or protocol not in ("knn", "linear"):
+                trials.append(Trial(task=task, protocol=protocol, fraction=fraction, draw=draw))
+    return trials
+
+
+def _file(subject: Subject, trial: Trial, settings: EvaluationSettings) -> storage.Place:
+    """Where a trial's scores are kept: its name tells all that they depend on."""
+    own = asdict(settings).get(trial.protocol)
+    key = [asdict(trial), settings.splits, own, subject.image_size]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    return subject.folder / "scores" / f"{trial.task.name.replace('/', '-')}-{trial.name}-{digest}.parquet"
+
+
+def _record(subject: Subject) -> dict[str, Any]:
+    return {
+        "encoder": subject.encoder.url,
+        "predictor": (subject.folder / PREDICTOR).url,
+        "features": subject.inputs("features").url,
+        "tokens": subject.inputs("tokens").url,
+        "image_size": subject.image_size,
+    }
+
+
+def _tune(due: list[dict[str, Any]], settings: EvaluationSettings, home: storage.Place) -> None:
     resources = {"cpu": 1.0} | ({EVAL_SLOT: 1.0} if total(EVAL_SLOT) > 0 else {})
-    slots = int(total(EVAL_SLOT) or total("CPU")) or 1
+    if total("GPU") > 0 and any(NEEDS[protocol] != "features" for protocol in settings.protocols):
+        resources["gpu"] = 1.0
+    slots = int(total(EVAL_SLOT) or total("GPU" if "gpu" in resources else "CPU")) or 1
     say(f"{len(due)} trials, {min(slots, len(due))} at a time")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     tuner = tune.Tuner(
@@ -221,7 +202,23 @@ def _tune(due: list[dict[str, str]], settings: EvaluationSettings, home: storage
 
 def _trial(config: dict[str, Any], settings: EvaluationSettings) -> None:
     job = config["job"]
-    features = load_features(storage.place(job["features"]), job["dataset"])
-    scores, skipped = run_trial(features, job["protocol"], settings.uncertain, settings.splits)
-    write_table(storage.place(job["out"]), scores.replace_schema_metadata({SKIPPED: json.dumps(skipped)}))
-    tune.report({"scores": scores.num_rows})
+    trial: Trial = job["trial"]
+    if NEEDS[trial.protocol] == "images":
+        manifest = manifests.load(job["data"])
+        organs = (trial.task.organs or manifest.masks) if trial.protocol == "segment" else ()
+        parts = load_images(manifest, trial.task.dataset, settings.splits, organs)
+    else:
+        parts = load_features(storage.place(job["subject"][NEEDS[trial.protocol]]), trial.task.dataset)
+
+    def backbone(size: Size, drop_path: float) -> Backbone:
+        where = job["subject"]["encoder"]
+        predictor = None
+        if trial.protocol == "finetune" and settings.finetune.predictor:
+            predictor = storage.fetch(storage.place(job["subject"]["predictor"]))
+        size = size._replace(image=job["subject"]["image_size"])
+        return read_backbone(storage.fetch(storage.place(where)), where, size, drop_path, predictor)
+
+    done = run_trial(parts, trial, settings, backbone, device())
+    facts = json.dumps(done.facts | {"skipped": done.skipped})
+    write_table(storage.place(job["out"]), done.scores.replace_schema_metadata({FACTS: facts}))
+    tune.report({"scores": done.scores.num_rows})

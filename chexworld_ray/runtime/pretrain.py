@@ -18,6 +18,7 @@ from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import Place
 from chexworld_ray.training import run
 from chexworld_ray.training.checkpoint import position_of
+from chexworld_ray.training.trackers import require
 
 RAY_LIST = "checkpoint_manager_snapshot.json"
 
@@ -33,6 +34,7 @@ def pretrain(
         UserError: no data, a name taken by other settings, a request that can never be placed, or a checkpoint that
             is gone.
     """
+    require(settings.runtime.tracker)
     manifests = [load_manifest(url) for url in data]
     science = settings.science
     plan = make_plan(manifests, science.splits, science.projections, science.seed)

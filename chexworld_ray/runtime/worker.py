@@ -14,6 +14,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from chexworld_ray import storage
+from chexworld_ray.config import to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.job import Job
 from chexworld_ray.runtime.reservation import remember
@@ -30,6 +31,7 @@ from chexworld_ray.training.parallel import prepare
 from chexworld_ray.training.probe import OnlineProbe, read_probe_sets
 from chexworld_ray.training.seen import Attempt, Seen
 from chexworld_ray.training.state import TrainState, start_state
+from chexworld_ray.training.trackers import Tracking
 
 T = TypeVar("T")
 PATIENCE = 600.0  # s that a start waits for its storage before it gives up, and Ray starts it again
@@ -70,7 +72,7 @@ def _train(job: Job) -> None:
     first = rank == 0
     if first:
         _patiently(job, lambda: remember(storage.place(job.run_url)))
-    with RunLog(storage.place(job.run_url), state.position, runtime.tensorboard) if first else nullcontext() as log:
+    with _log(job, state.position) if first else nullcontext() as log:
 
         def write(record: dict[str, Any]) -> None:
             if log is not None:
@@ -80,6 +82,20 @@ def _train(job: Job) -> None:
         saver = Saver(job, attempt, start.taken, facts, log, seen)
         callbacks = Callbacks(write, saver, Notices(), _probe(job) if first else None)
         train(state, shares, science, runtime, job.pixels, workers, callbacks)
+
+
+def _log(job: Job, position: int) -> RunLog:
+    """Rank 0 writes the run's numbers down."""
+    root, runtime = storage.place(job.run_url), job.settings.runtime
+    tracker = None
+    if runtime.tracker is not None:
+        tracker = Tracking(
+            runtime.tracker,
+            root,
+            to_dict(job.settings.science),
+            lambda message: job.board.push.remote({"message": message}),
+        )
+    return RunLog(root, position, runtime.tensorboard, tracker)
 
 
 def _probe(job: Job) -> OnlineProbe | None:

@@ -3,6 +3,8 @@
 import json
 import shutil
 import tempfile
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from chexworld_ray.storage import Place, exists, fetch, write_bytes
+from chexworld_ray.training.trackers import Tracking
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -23,14 +26,24 @@ def read_metrics(run: Place) -> list[dict[str, Any]]:
     return [json.loads(line) for line in fetch(file).decode().splitlines() if line.strip()]
 
 
+def write_events(run: Place, values: Mapping[str, float], images_seen: int) -> None:
+    """Numbers that another process than the trainer found out, into a TensorBoard file of their own."""
+    with tempfile.TemporaryDirectory(prefix="events-") as name:
+        with SummaryWriter(name, filename_suffix=f".{uuid.uuid4().hex[:8]}") as writer:
+            for tag, value in values.items():
+                writer.add_scalar(tag, value, images_seen)
+        for file in Path(name).iterdir():
+            write_bytes(run / TENSORBOARD / file.name, file.read_bytes())
+
+
 class RunLog:
     """Writes records; those beyond the position that a run resumes from are dropped, for they will come again.
 
     Object stores can't append, so there lines are gathered and the file is put anew at each `flush`.
     """
 
-    def __init__(self, run: Place, position: int, tensorboard: bool) -> None:
-        self._run = run
+    def __init__(self, run: Place, position: int, tensorboard: bool, tracking: Tracking | None = None) -> None:
+        self._run, self._tracking = run, tracking
         self._stale = False
         self._lines = [json.dumps(record) for record in read_metrics(run) if record["images_seen"] <= position]
         self.flush_metrics()
@@ -46,6 +59,8 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         if self._writer is not None:
             self._writer.close()
+        if self._tracking is not None:
+            self._tracking.close()
         self.flush()
         if self._folder is not None and not self._run.is_local:
             shutil.rmtree(self._folder)
@@ -60,6 +75,8 @@ class RunLog:
                     file.write(line + "\n")
             except OSError:  # a full disk must not stop training; the next `flush` puts the file whole
                 self._stale = True
+        if self._tracking is not None:
+            self._tracking.log(record)
         if self._writer is not None:
             for name, value in record.items():
                 if isinstance(value, float | int) and not name.startswith(("images_", "time")):

@@ -32,6 +32,13 @@ class Run:
     """Grey mean and std that its encoder normalises by."""
     starts: list[dict[str, Any]]
     """Time and runtime settings of each start."""
+    rows: int
+    """Images of an epoch."""
+
+    @property
+    def total(self) -> int:
+        """Images that it sees to its end."""
+        return self.science.total_batches(self.rows) * self.science.global_batch
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def load(root: Place) -> Run:
     science = from_dict(Science, record["science"], file.url)
     try:
         mean, std = record["pixels"]
-        return Run(root, science, record["data"], (float(mean), float(std)), record["starts"])
+        return Run(root, science, record["data"], (float(mean), float(std)), record["starts"], int(record["rows"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file.url}: damaged run record ({type(error).__name__}: {error})") from None
 

@@ -3,12 +3,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from chexworld_ray.metrics.bootstrap import bootstrap, holm
-from chexworld_ray.metrics.classification import auroc
+from chexworld_ray.metrics.classification import (
+    accuracy,
+    auroc,
+    average_precision,
+    best_threshold,
+    calibration_error,
+    f1,
+    mean_auroc,
+    sensitivity_at,
+)
 from chexworld_ray.metrics.knn import knn_scores
 from chexworld_ray.metrics.rankme import rankme
+from chexworld_ray.metrics.segmentation import dice, hd95
 
 
 @settings(deadline=None)
@@ -23,6 +33,64 @@ def test_auroc_is_sklearns_with_ties_and_weights(seed: int, count: int, levels: 
     wanted = [roc_auc_score(truth, scores, sample_weight=row) for row in weights]
     assert np.allclose(got, wanted)
     assert np.isclose(auroc(truth, scores)[0], roc_auc_score(truth, scores))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(4, 60), st.integers(1, 8))
+def test_other_metrics_are_sklearns_with_ties_and_weights(seed: int, count: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = np.r_[0, 1, rng.integers(0, 2, count - 2)]
+    scores = rng.integers(0, levels, count) / levels
+    weights = rng.integers(0, 3, (3, count))
+    weights[:, :2] += 1
+    threshold = float(rng.choice(scores))
+    for number, row in enumerate(weights):
+        wanted = average_precision_score(truth, scores, sample_weight=row)
+        assert np.isclose(average_precision(truth, scores, weights)[number], wanted)
+        wanted = f1_score(truth, scores >= threshold, sample_weight=row, zero_division=0)
+        assert np.isclose(f1(truth, scores, weights, threshold)[number], wanted)
+        false_alarms, hits, _ = roc_curve(truth, scores, sample_weight=row, drop_intermediate=False)
+        wanted = hits[false_alarms <= 0.3 + 1e-12].max()
+        assert np.isclose(sensitivity_at(truth, scores, weights, 0.7)[number], wanted)
+        right = (scores >= threshold) == truth
+        assert np.isclose(accuracy(right, weights)[number], np.average(right, weights=row))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 40))
+def test_the_best_threshold_has_the_best_f1(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, scores = np.r_[0, 1, rng.integers(0, 2, count)], rng.integers(0, 9, count + 2) / 9
+    best = max(f1(truth, scores, threshold=float(at))[0] for at in scores)
+    assert f1(truth, scores, threshold=best_threshold(truth, scores))[0] == pytest.approx(best)
+    assert best_threshold(np.ones(3), np.arange(3.0)) == 0.5
+
+
+def test_calibration_error_is_the_gap_between_what_is_said_and_what_is() -> None:
+    rng = np.random.default_rng(0)
+    said = rng.uniform(size=200_000)
+    truth = (rng.uniform(size=200_000) < said).astype(float)
+    assert calibration_error(truth, said)[0] < 0.01
+    assert calibration_error(truth, np.full(200_000, 0.9))[0] == pytest.approx(0.4, abs=0.01)
+
+
+def test_mean_auroc_takes_columns_with_both_classes_and_known_rows() -> None:
+    truth = np.array([[0, 1, np.nan], [1, 1, 0], [np.nan, 1, 1.0]])
+    scores = np.array([[0.1, 0.2, 0.9], [0.9, 0.1, 0.7], [0.0, 0.3, 0.2]])
+    assert mean_auroc(truth, scores) == pytest.approx((1.0 + 0.0) / 2)
+    assert np.isnan(mean_auroc(truth[:, 1:2], scores[:, 1:2]))
+
+
+def test_dice_and_distance_of_squares() -> None:
+    first, second = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+    first[10:20, 10:20], second[10:20, 13:23] = True, True
+    assert dice(first, second) == pytest.approx(0.7)
+    assert dice(first, first) == 1.0
+    assert dice(first * 0 > 1, second * 0 > 1) == 1.0
+    assert dice(first, second * 0 > 1) == 0.0
+    assert hd95(first, second) == 3.0
+    assert hd95(first, first) == 0.0
+    assert np.isnan(hd95(first, second * 0 > 1))
 
 
 def test_auroc_of_one_class_is_not_a_number() -> None:

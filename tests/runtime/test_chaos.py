@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from test_cluster import chexworld
 
 from chexworld_ray.benchmarks.chaos import count, due_images
 from chexworld_ray.config import RunSettings
@@ -33,6 +35,24 @@ def test_steps_that_are_not_finite_are_skipped_and_each_image_is_seen_once(
     assert count(plan, seen, last.position) == {"lost": 0, "repeated": 0, "misplaced": 0}
     assert set(seen["rank"].to_pylist()) == {0, 1}
     assert len(set(due_images(plan, plan.rows))) == plan.rows
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1200)
+def test_losses_of_machine_head_storage_and_disk_lose_and_repeat_no_image(tmp_path: Path) -> None:
+    """Those that have no test of their own; a worker, a driver, a notice and torn checkpoints have."""
+    kinds = ["machine killed", "head restarted", "storage answers 503", "storage hangs", "staging disk full"]
+    words = ["--seed", "3", "--faults", "5", "--images", "4500", "--kinds", ",".join(kinds), "--out", str(tmp_path)]
+    done = chexworld("benchmark", "chaos", *words, "--json", env={"RAY_AUTH_MODE": "disabled"})
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["lost"], result["repeated"], result["misplaced"]) == (0, 0, 0)
+    struck = {fault["kind"] for fault in result["faults"]}
+    assert struck == set(kinds) or (struck == set(kinds[:-1]) and "no disk can be mounted" in done.stderr)
+    assert len(result["recovery_s"]) == 5
+    seen = pq.read_table(tmp_path / "seen.parquet")
+    assert sorted(seen["position"].to_pylist()) == list(range(result["images"])), "anyone can recount"
+    assert "Workers, images/s and loss over time" in (tmp_path / "report.html").read_text()
+    assert seen.column_names == ["attempt", "rank", "position", "image_id"]
 
 
 def test_what_is_lost_repeated_or_misplaced_is_counted(phantom_set: Manifest, tiny: RunSettings) -> None:

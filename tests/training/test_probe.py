@@ -15,8 +15,9 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import embed
 from chexworld_ray.metrics.classification import auroc
 from chexworld_ray.metrics.knn import knn_scores
+from chexworld_ray.models.backbone import read_backbone
 from chexworld_ray.models.encoder import Encoder
-from chexworld_ray.models.weights import EncoderInfo
+from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.phantoms.dataset import TABLE
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.reader import read_row_group
@@ -76,9 +77,9 @@ def test_the_probe_is_knn_on_val_with_a_copy_of_the_target(labelled: Manifest) -
             for index in range(len(file.row_groups)):
                 columns = ("image", *(f"label_{name}" for name in labels))
                 rows[file.split] += read_row_group((labelled.root / file.path).url, index, columns).to_pylist()
+    target = encoder_bytes(state.target.vit.state_dict(), MODEL, PIXELS, 0)
     features = {
-        split: embed(state.target, EncoderInfo(MODEL, *PIXELS, 0), [row["image"] for row in part], CPU)
-        for split, part in rows.items()
+        split: embed(read_backbone(target, "here"), [row["image"] for row in part], CPU) for split, part in rows.items()
     }
     values = []
     for name in labels:

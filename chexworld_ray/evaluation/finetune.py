@@ -1,0 +1,91 @@
+"""Full fine-tuning of the target encoder: mean over tokens, linear head, layer decay, drop path (DATASETS.md's recipe).
+
+Legend: B images, S side of a view, C outputs.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chexworld_ray.evaluation.augment import centre_view, training_views
+from chexworld_ray.evaluation.examples import Examples, Output
+from chexworld_ray.evaluation.fit import fit, label_loss, probabilities
+from chexworld_ray.evaluation.settings import FinetuneSettings
+from chexworld_ray.metrics.classification import mean_auroc
+from chexworld_ray.models.backbone import Backbone
+
+CHUNK = 64
+
+
+class Classifier(nn.Module):
+    """uint8 BxSxS → BxC."""
+
+    def __init__(self, backbone: Backbone, outputs: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.width, outputs)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, views_BSS: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(self.backbone(views_BSS).mean(dim=1))
+
+
+def finetune_probabilities(
+    backbone: Backbone,
+    train: Examples,
+    truth_NC: np.ndarray,
+    val: Examples,
+    val_truth_VC: np.ndarray,
+    test: Examples,
+    outputs: list[list[Output]],
+    settings: FinetuneSettings,
+    seed: int,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Probabilities of validation (VxC) and test (MxC), and which epoch was kept."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model = Classifier(backbone.requires_grad_(True), truth_NC.shape[1]).to(device)
+        truth = torch.from_numpy(truth_NC.astype(np.float32))
+        views = {name: _views(part.images, backbone.image_size) for name, part in (("val", val), ("test", test))}
+
+        def loss(rows: np.ndarray, epoch: int) -> Tensor:
+            images = [train.images[at] for at in rows]
+            seen = training_views(images, rows, epoch, backbone.image_size, settings.augment, seed)
+            with autocast(device):
+                logits = model(torch.from_numpy(seen).to(device))
+            return label_loss(logits.float(), truth[rows].to(device), outputs)
+
+        def quality() -> float:
+            return mean_auroc(val_truth_VC, _predict(model, views["val"], outputs, device))
+
+        groups = backbone.groups(settings.lr, settings.weight_decay, settings.layer_decay)
+        groups += [{"params": model.head.parameters(), "lr": settings.lr, "weight_decay": settings.weight_decay}]
+        done = fit(model, groups, loss, quality, len(train), settings.fit, seed)
+    chosen = f"epoch {done.best_epoch} of {done.epochs}"
+    return _predict(model, views["val"], outputs, device), _predict(model, views["test"], outputs, device), chosen
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on GPUs; on CPUs small models are no faster with it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _views(images: Sequence[bytes], size: int) -> np.ndarray:
+    return np.stack([centre_view(data, size) for data in images]) if images else np.zeros((0, size, size), np.uint8)
+
+
+@torch.inference_mode()
+def _predict(model: Classifier, views_NSS: np.ndarray, outputs: list[list[Output]], device: torch.device) -> np.ndarray:
+    model.eval()
+    if not len(views_NSS):
+        return np.zeros((0, sum(map(len, outputs))))
+    parts = []
+    for part in torch.from_numpy(views_NSS).split(CHUNK):
+        with autocast(device):
+            parts.append(model(part.to(device)).float())
+    return probabilities(torch.cat(parts), outputs)

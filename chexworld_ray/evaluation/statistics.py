@@ -1,0 +1,131 @@
+"""Numbers out of test scores, each with an interval by patient: of one label, and means over labels and draws."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from chexworld_ray.metrics import classification as of
+from chexworld_ray.metrics.bootstrap import Interval, bootstrap
+
+MIN_POSITIVES = 10
+SPECIFICITY = 0.9
+AVERAGED = ("auroc", "ap", "dice", "dice_positive", "hd95")
+COMPARED = ("auroc", "accuracy", "dice", "dice_positive")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Test scores of one label, sorted by image."""
+
+    truth: np.ndarray
+    score: np.ndarray
+    patients: tuple[str, ...]
+    threshold: float | None
+    """None for a segmentation, whose scores are Dice."""
+    distance: np.ndarray
+    right: np.ndarray | None = None
+    """Of a label with several classes: whether the likeliest is the true one."""
+
+    @property
+    def positives(self) -> int:
+        """Images with the finding."""
+        return int(self.truth.sum())
+
+    @property
+    def enough(self) -> bool:
+        """Whether the label may enter a mean."""
+        return self.positives >= MIN_POSITIVES or self.threshold is None
+
+
+Metric = Callable[[Scores, np.ndarray], np.ndarray]
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    at = np.isfinite(values)
+    total = weights[:, at].sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, (weights[:, at] * values[at]).sum(axis=1) / total, np.nan)
+
+
+def metrics_of(part: Scores) -> dict[str, Metric]:
+    """What can be told of a label's scores."""
+    if part.right is not None:
+        return {"accuracy": lambda s, w: of.accuracy(np.asarray(s.right, float), w)}
+    if part.threshold is None:
+        return {
+            "dice": lambda s, w: _mean(s.score, w),
+            "dice_positive": lambda s, w: _mean(np.where(s.truth == 1, s.score, np.nan), w),
+            "hd95": lambda s, w: _mean(s.distance, w),
+        }
+    return {
+        "auroc": lambda s, w: of.auroc(s.truth, s.score, w),
+        "ap": lambda s, w: of.average_precision(s.truth, s.score, w),
+        "f1": lambda s, w: of.f1(s.truth, s.score, w, s.threshold or 0.5),
+        "sensitivity_at_specificity_0.9": lambda s, w: partial(of.sensitivity_at, specificity=SPECIFICITY)(
+            s.truth, s.score, w
+        ),
+        "ece": lambda s, w: of.calibration_error(s.truth, s.score, w),
+    }
+
+
+def by_label(table: pa.Table) -> dict[str, Scores]:
+    """label → scores; a label with several classes has one entry a class (`label=value`) and one of its own."""
+    table = table.sort_by([("label", "ascending"), ("image_id", "ascending")])
+    names = np.array(table["label"].to_pylist(), object)
+    groups = np.array(table["group"].to_pylist(), object)
+    columns = {
+        name: table[name].to_numpy(zero_copy_only=False).astype(np.float64)
+        for name in ("truth", "score", "threshold", "distance")
+    }
+    patients = table["patient_id"].to_pylist()
+    found: dict[str, Scores] = {}
+    for name in dict.fromkeys(names):
+        at = np.flatnonzero(names == name)
+        threshold = columns["threshold"][at[0]]
+        found[name] = Scores(
+            columns["truth"][at],
+            columns["score"][at],
+            tuple(patients[row] for row in at),
+            None if np.isnan(threshold) else float(threshold),
+            columns["distance"][at],
+        )
+    for group in dict.fromkeys(groups):
+        classes = [found[name] for name in dict.fromkeys(names[groups == group]) if name != group]
+        if classes:
+            likeliest = np.argmax([part.score for part in classes], axis=0)
+            right = likeliest == np.argmax([part.truth for part in classes], axis=0)
+            first = classes[0]
+            found[group] = Scores(np.ones(len(right)), right.astype(float), first.patients, 0.5, first.distance, right)
+    return found
+
+
+def interval_of(parts: Sequence[Scores], metric: Metric, seed: int) -> Interval:
+    """Mean of a metric over labels and draws, with its interval: patients are resampled once for all of them."""
+    patients = sorted({patient for part in parts for patient in part.patients})
+    return bootstrap(lambda weights: _over(parts, metric, patients, weights), patients, seed)
+
+
+def difference_of(pairs: Sequence[tuple[Scores, Scores]], metric: Metric, seed: int) -> Interval:
+    """Mean difference (first - second) over pairs, which are scored on the same images."""
+    patients = sorted({patient for first, _ in pairs for patient in first.patients})
+    first, second = ([pair[at] for pair in pairs] for at in (0, 1))
+    return bootstrap(
+        lambda weights: _over(first, metric, patients, weights) - _over(second, metric, patients, weights),
+        patients,
+        seed,
+    )
+
+
+def _over(parts: Sequence[Scores], metric: Metric, patients: Sequence[str], weights: np.ndarray) -> np.ndarray:
+    column: dict[str, int] = {patient: number for number, patient in enumerate(patients)}
+    seen: dict[tuple[str, ...], Any] = {}
+    values = []
+    for part in parts:
+        if part.patients not in seen:
+            seen[part.patients] = weights[:, [column[patient] for patient in part.patients]]
+        values.append(metric(part, seen[part.patients]))
+    return np.mean(values, axis=0)

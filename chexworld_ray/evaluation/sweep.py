@@ -1,0 +1,54 @@
+"""The table of a sweep: what each variant scores over its seeds, and a paired test against the first variant."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from chexworld_ray.evaluation.results import (
+    Comparison,
+    ResultRow,
+    ScoredTrial,
+    alike,
+    differences,
+    mean_rows,
+)
+
+
+@dataclass(frozen=True)
+class VariantTrials:
+    """Trials of one variant's runs, whatever their seeds."""
+
+    name: str
+    trials: Sequence[ScoredTrial]
+
+
+def sweep_rows(variants: Sequence[VariantTrials], bootstrap_seed: int = 0) -> list[ResultRow]:
+    """Means over seeds and draws of each variant, and their differences from the first, paired by seed and draw.
+
+    p-values are Holm-corrected over the whole table.
+    """
+    rows: list[ResultRow] = []
+    for variant in variants:
+        cells: dict[tuple[str, str, float], list[ScoredTrial]] = defaultdict(list)
+        for trial in variant.trials:
+            cells[trial.task, trial.protocol, trial.fraction].append(trial)
+        for same in cells.values():
+            rows += [
+                replace(row, encoder=variant.name, seed=None, draw=None, run=variant.name)
+                for row in mean_rows(same, bootstrap_seed)
+            ]
+    first = variants[0]
+    comparisons = [
+        Comparison(
+            variant.name,
+            first.name,
+            [
+                (trial, other)
+                for trial in variant.trials
+                for other in first.trials
+                if trial.seed == other.seed and alike(trial, other)
+            ],
+        )
+        for variant in variants[1:]
+    ]
+    return rows + differences(comparisons, bootstrap_seed)

@@ -1,0 +1,201 @@
+"""What an evaluation sees of an encoder: uint8 grey views in, a grid of tokens out; ours and timm's behind one face.
+
+Legend: B images, S side of a view, N tokens, D width.
+"""
+
+import json
+import struct
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
+from timm.layers.drop import DropPath
+from timm.models import load_state_dict
+from timm.models._helpers import remap_state_dict
+from timm.optim._param_groups import param_groups_layer_decay
+from torch import Tensor, nn
+
+from chexworld_ray.errors import UserError
+from chexworld_ray.models.positions import grid_positions
+from chexworld_ray.models.predictor import Predictor, QueryTensors
+from chexworld_ray.models.weights import is_encoder_file, normalise, read_encoder, resampled
+from chexworld_ray.views.actions import IDENTITY
+
+PREFIX = "timm:"
+HEADER_KEY = "chexworld_ray_timm"
+
+
+class Size(NamedTuple):
+    """Sides of a view and of a patch (pixels); None: as the encoder was trained. The patch's is for ours only."""
+
+    image: int | None = None
+    patch: int | None = None
+
+
+AS_TRAINED = Size()
+
+
+class Backbone(nn.Module):
+    """`forward` takes uint8 grey views BxSxS and gives tokens BxNxD, row by row of a square grid."""
+
+    def __init__(self, net: nn.Module, image_size: int, width: int) -> None:
+        """`net`: a timm model, whose parameters are grouped by depth for layer decay."""
+        super().__init__()
+        self.net, self.image_size, self.width = net, image_size, width
+
+    def groups(self, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups; a layer's rate is `layer_decay` times that of the layer after it (BEiT)."""
+        found = param_groups_layer_decay(self.net, weight_decay, layer_decay=layer_decay)
+        return [
+            {"params": group["params"], "lr": lr * group["lr_scale"], "weight_decay": group["weight_decay"]}
+            for group in found
+        ]
+
+
+class _Ours(Backbone):
+    """The encoder of a run."""
+
+    def __init__(self, data: bytes, where: str, size: Size, drop_path: float) -> None:
+        encoder, info = read_encoder(data, where)
+        patch = size.patch or info.model.patch_size
+        encoder, info = resampled(encoder, info, size.image or info.model.image_size, patch)
+        super().__init__(encoder.vit, info.model.image_size, info.model.width)
+        self._encoder, self.info = encoder, info
+        for number, block in enumerate(encoder.vit.blocks):
+            rate = drop_path * number / max(1, info.model.depth - 1)
+            if rate > 0:
+                block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+
+    def forward(self, views_BSS: Tensor) -> Tensor:
+        """Tokens after the final norm."""
+        return self._encoder(normalise(views_BSS, self.info))
+
+
+class _Timm(Backbone):
+    """Any of timm's models, on three equal channels normalised as its weights want them."""
+
+    def __init__(self, data: bytes, size: Size, drop_path: float) -> None:
+        header = _header(data)
+        side = size.image or header["image_size"]
+        net = create(header["name"], drop_path)
+        net.load_state_dict(load_tensors(data))
+        if side != header["image_size"] and hasattr(net, "set_input_size"):  # positions are resampled
+            net.set_input_size(img_size=(side, side))
+        super().__init__(net, side, net.num_features)
+        self._mean, self._std = (nn.Buffer(torch.tensor(header[name]).view(1, -1, 1, 1)) for name in ("mean", "std"))
+
+    def forward(self, views_BSS: Tensor) -> Tensor:
+        """Last features, as tokens; class and register tokens are left out."""
+        pixels = views_BSS[:, None].to(torch.float32).expand(-1, 3, -1, -1) / 255.0
+        found = self.net.forward_features((pixels - self._mean) / self._std)  # pyright: ignore[reportCallIssue]
+        if found.ndim == 3:
+            return found[:, getattr(self.net, "num_prefix_tokens", 0) :]
+        return found.flatten(2).transpose(1, 2) if found.shape[1] == self.width else found.flatten(1, 2)
+
+
+class _WithPredictor(Backbone):
+    """The encoder of a run and its predictor, which predicts every patch of the view that it sees (IWM's probe)."""
+
+    def __init__(self, ours: _Ours, data: bytes) -> None:
+        super().__init__(ours.net, ours.image_size, ours.width)
+        self._ours, self._predictor = ours, Predictor(ours.info.model)
+        self._predictor.load_state_dict(load_tensors(data))
+
+    def forward(self, views_BSS: Tensor) -> Tensor:
+        """Predicted tokens."""
+        tokens_BND = self._ours(views_BSS)
+        rows = len(tokens_BND)
+        places = grid_positions(self._ours.info.model.grid, tokens_BND.device).expand(rows, -1, -1)
+        seen = torch.ones(places.shape[:2], dtype=torch.bool, device=tokens_BND.device)
+        told = torch.tensor((*IDENTITY, 0.0), device=tokens_BND.device).expand(rows, -1)
+        asked = QueryTensors(places, seen, torch.ones(rows, 2, device=tokens_BND.device), told)
+        return self._predictor(tokens_BND, places, seen, asked)
+
+    def groups(self, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+        """The predictor's layers stand above all of the encoder's."""
+        above = {"params": list(self._predictor.parameters()), "lr": lr, "weight_decay": weight_decay}
+        return [*super().groups(lr, weight_decay, layer_decay), above]
+
+
+def create(name: str, drop_path: float = 0.0) -> Any:
+    """A timm model without head, with random weights.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    options: dict[str, Any] = {"num_classes": 0} | ({"drop_path_rate": drop_path} if drop_path > 0 else {})
+    try:
+        return timm.create_model(name, **options)
+    except RuntimeError as error:
+        raise UserError(f"--encoder {PREFIX}{name}: {error}") from None
+
+
+def timm_bytes(source: str) -> bytes:
+    """The file of a foreign encoder, from timm:NAME (timm fetches the weights) or timm:NAME@FILE.
+
+    A file whose tensors have other names is taken in order, where every shape agrees.
+
+    Raises:
+        UserError: no such model or file, it can't be fetched, or its weights are another model's.
+    """
+    name, _, file = source.removeprefix(PREFIX).partition("@")
+    net = create(name)
+    cfg = net.pretrained_cfg
+    if file:
+        net.load_state_dict(_fitting(file, net, source))
+    else:
+        try:
+            net = timm.create_model(name, pretrained=True, num_classes=0)
+        except Exception as error:  # the hub's client has no common base for what can go wrong on the way
+            raise UserError(
+                f"--encoder {source}: its weights can't be fetched ({type(error).__name__}); "
+                f"with a file at hand: {source}@FILE"
+            ) from None
+    header = {"name": name, "image_size": cfg["input_size"][-1], "mean": list(cfg["mean"]), "std": list(cfg["std"])}
+    tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
+    return save(tensors, metadata={HEADER_KEY: json.dumps(header)})
+
+
+def _fitting(file: str, net: nn.Module, source: str) -> dict[str, Tensor]:
+    """A file's tensors under the model's names, without those of its head."""
+    try:
+        tensors = load_state_dict(file, use_ema=False, weights_only=True)
+    except OSError:
+        raise UserError(f"--encoder {source}: no file {file}") from None
+    except Exception as error:  # pickle, zip and safetensors have no common base either
+        raise UserError(f"--encoder {source}: {file} is not a file of weights ({type(error).__name__})") from None
+    wanted = net.state_dict()
+    if wanted.keys() <= tensors.keys():
+        return {key: tensors[key] for key in wanted}
+    try:
+        return remap_state_dict(dict(list(tensors.items())[: len(wanted)]), net)  # pyright: ignore[reportArgumentType]
+    except (AssertionError, KeyError):
+        missing = sorted(wanted.keys() - tensors.keys())
+        raise UserError(
+            f"--encoder {source}: {file} has other weights: {len(missing)} tensors are missing, e.g. {missing[0]}"
+        ) from None
+
+
+def read_backbone(
+    data: bytes, where: str, size: Size = AS_TRAINED, drop_path: float = 0.0, predictor: bytes | None = None
+) -> Backbone:
+    """An encoder for evaluation, from the bytes of its file: ours (with its predictor), or one of `timm_bytes`.
+
+    Raises:
+        UserError: neither; `where` is named.
+    """
+    if is_encoder_file(data):
+        ours = _Ours(data, where, size, drop_path)
+        return ours if predictor is None else _WithPredictor(ours, predictor)
+    try:
+        _header(data)
+    except (KeyError, ValueError, TypeError, struct.error):
+        raise UserError(f"{where}: not the file of an encoder") from None
+    return _Timm(data, size, drop_path)
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY])

@@ -1,0 +1,196 @@
+"""Encoders under evaluation: copied out of reach of their run's retention, and their features, extracted once.
+
+`<run>/evaluations/<data version>/<random | checkpoint_…>/` holds an encoder, its features and tokens, and the scores.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray.data
+import torch
+from safetensors.torch import save
+
+from chexworld_ray import storage
+from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.features import PROJECTIONS, embed, feature_table, row_columns
+from chexworld_ray.evaluation.results import Kind
+from chexworld_ray.models.backbone import PREFIX, Backbone, Size, read_backbone, timm_bytes
+from chexworld_ray.models.encoder import build_encoder
+from chexworld_ray.models.predictor import Predictor
+from chexworld_ray.models.weights import encoder_bytes
+from chexworld_ray.runtime.cluster import say
+from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.parquet import write_table
+from chexworld_ray.shards.reader import read_row_group
+from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.run import Run
+
+FOLDER = "evaluations"
+ENCODER, PREDICTOR = "target.safetensors", "predictor.safetensors"
+Inputs = Literal["features", "tokens"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder under evaluation."""
+
+    name: str
+    kind: Kind
+    images_seen: int
+    seed: int | None
+    folder: storage.Place
+    image_size: int | None
+
+    @property
+    def encoder(self) -> storage.Place:
+        """Its file."""
+        return self.folder / ENCODER
+
+    def inputs(self, kind: Inputs) -> storage.Place:
+        """Folder of its features or tokens."""
+        return self.folder / (kind if self.image_size is None else f"{kind}-{self.image_size}")
+
+
+def subjects_of(one: Run, manifest: Manifest, image_size: int | None, *, every: bool) -> list[Subject]:
+    """A run's random start and its newest (or every) whole checkpoint.
+
+    Raises:
+        UserError: the run has no checkpoint, or none that is whole.
+    """
+    if not every:
+        return [random_subject(one, manifest, image_size), newest_subject(one, manifest, image_size)]
+    found = [checkpoint_subject(one, stored, manifest, image_size) for stored in reversed(run.checkpoints(one.root))]
+    whole = [subject for subject in found if subject is not None]
+    if not whole:
+        raise UserError(f"{one.root.url}: no whole checkpoint yet")
+    return [random_subject(one, manifest, image_size), *whole]
+
+
+def newest_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subject:
+    """A run's newest whole checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    for candidate in reversed(run.checkpoints(one.root)):
+        subject = checkpoint_subject(one, candidate, manifest, image_size)
+        if subject is not None:
+            return subject
+    raise UserError(f"{one.root.url}: no whole checkpoint yet")
+
+
+def checkpoint_subject(
+    one: Run, candidate: run.StoredCheckpoint, manifest: Manifest, image_size: int | None
+) -> Subject | None:
+    """A checkpoint, its files copied; None, and a line, where it is not whole."""
+    folder = one.root / FOLDER / manifest.data_version / checkpoint.folder_name(candidate.position)
+    subject = Subject(one.root.name, "checkpoint", candidate.position, one.science.seed, folder, image_size)
+    if not storage.exists(subject.encoder):
+        try:
+            with run.local_copy(candidate) as (copy, damage):
+                if damage is None:
+                    storage.write_bytes(folder / PREDICTOR, (copy / checkpoint.PREDICTOR).read_bytes())
+                    storage.write_bytes(subject.encoder, (copy / checkpoint.TARGET).read_bytes())
+        except FileNotFoundError:
+            damage = "removed while it was copied"
+        if damage is not None:
+            say(f"{candidate.root.url} is passed over: {damage}")
+            return None
+    return subject
+
+
+def random_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subject:
+    """The run's encoder before training: the floor."""
+    folder = one.root / FOLDER / manifest.data_version / "random"
+    subject = Subject(one.root.name, "random", 0, one.science.seed, folder, image_size)
+    if not storage.exists(subject.encoder):
+        model = one.science.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(one.science.seed)
+            storage.write_bytes(folder / PREDICTOR, save(Predictor(model).state_dict()))
+        tensors = build_encoder(model, one.science.seed).vit.state_dict()
+        storage.write_bytes(subject.encoder, encoder_bytes(tensors, model, one.pixels, 0))
+    return subject
+
+
+def foreign_subject(source: str, home: storage.Place, manifest: Manifest, image_size: int | None) -> Subject:
+    """Somebody else's encoder, from timm:NAME or timm:NAME@FILE.
+
+    Raises:
+        UserError: not such a name, or it can't be had.
+    """
+    if not source.startswith(PREFIX):
+        raise UserError(f"--encoder {source}: timm:NAME or timm:NAME@FILE, please; runs are named with --run")
+    data = timm_bytes(source)
+    name = source.partition("@")[0]
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    folder = home / FOLDER / manifest.data_version / f"{name.replace(':', '-').replace('/', '-')}-{digest}"
+    shown = name if image_size is None else f"{name}@{image_size}px"
+    subject = Subject(shown, "foreign", 0, None, folder, image_size)
+    if not storage.exists(subject.encoder):
+        storage.write_bytes(subject.encoder, data)
+    return subject
+
+
+def extract(
+    subjects: Sequence[Subject], manifest: Manifest, splits: Sequence[str], datasets: set[str], inputs: Inputs
+) -> None:
+    """Features (or tokens) of every row group that has none yet, for every encoder, in one Ray Data pass."""
+    jobs = list(_due(subjects, manifest, splits, datasets, inputs))
+    if not jobs:
+        return
+    say(f"{inputs}: {len(jobs)} row groups of {len(subjects)} encoders")
+    columns = (*row_columns(manifest), "image")
+
+    def extract_block(block: pa.Table) -> pa.Table:
+        for job in block.to_pylist():
+            _extract_one(job, columns, tokens=inputs == "tokens")
+        return block.select(["index"])
+
+    blocks = [pa.Table.from_pylist([job]) for job in jobs]
+    whole = ray.data.from_arrow(blocks).map_batches(extract_block, batch_size=None, batch_format="pyarrow")
+    for _ in whole.iter_rows():
+        pass
+
+
+def _due(
+    subjects: Sequence[Subject], manifest: Manifest, splits: Sequence[str], datasets: set[str], inputs: Inputs
+) -> Iterator[dict[str, Any]]:
+    for subject in subjects:
+        folder = subject.inputs(inputs)
+        done = {file.name for file in storage.children(folder)}
+        for file in manifest.select(tuple(splits), PROJECTIONS):
+            if not datasets & set(file.datasets):
+                continue
+            for index in range(len(file.row_groups)):
+                part = f"{file.path.removesuffix('.parquet')}-{index:03d}.parquet"
+                if part not in done:
+                    yield {
+                        "encoder": subject.encoder.url,
+                        "image_size": subject.image_size or 0,
+                        "url": (manifest.root / file.path).url,
+                        "index": index,
+                        "out": (folder / part).url,
+                    }
+
+
+def device() -> torch.device:
+    """Where a task or trial computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@lru_cache(maxsize=2)
+def _open_encoder(url: str, image_size: int) -> Backbone:
+    backbone = read_backbone(storage.fetch(storage.place(url)), url, Size(image=image_size or None))
+    return backbone.requires_grad_(False).eval().to(device())
+
+
+def _extract_one(job: dict[str, Any], columns: Sequence[str], *, tokens: bool) -> None:
+    rows = read_row_group(job["url"], job["index"], columns)
+    backbone = _open_encoder(job["encoder"], job["image_size"])
+    found = embed(backbone, rows["image"].to_pylist(), device(), tokens=tokens)
+    write_table(storage.place(job["out"]), feature_table(rows, found))
