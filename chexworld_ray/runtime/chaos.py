@@ -23,6 +23,8 @@ from chexworld_ray.benchmarks.chaos import KINDS, STAGING, Fault, count, schedul
 from chexworld_ray.benchmarks.object_store import environment, proxy, s3_server
 from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
+from chexworld_ray.reports.html import NAME as REPORT
+from chexworld_ray.reports.html import write_report
 from chexworld_ray.runtime.chaos_cluster import Driver, Machines, Weather
 from chexworld_ray.runtime.chaos_faults import Campaign
 from chexworld_ray.runtime.cluster import say
@@ -54,7 +56,7 @@ PATIENCE = 300.0  # s for one fault
 
 
 def chaos(seed: int, faults: int, images: int, out: str, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
-    """Run `faults` faults of some kinds over `images` images; writes seen.parquet, run.log, metrics.jsonl to `out`.
+    """Run `faults` faults of some kinds over `images` images; writes what was seen, said and measured to `out`.
 
     Raises:
         UserError: rclone is missing, no such kind, or the run did not come back from a fault.
@@ -140,6 +142,7 @@ def _campaign(
     os.makedirs(out.path, exist_ok=True)
     pq.write_table(seen, (out / "seen.parquet").path)
     storage.write_bytes(out / METRICS, storage.fetch(record.root / METRICS))
+    write_report(record, (out / REPORT).url)
     return {
         "benchmark": "chaos",
         "seed": seed,
