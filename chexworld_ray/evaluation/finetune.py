@@ -3,7 +3,7 @@
 Legend: B images, S side of a view, C outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -45,8 +45,9 @@ def finetune_probabilities(
     settings: FinetuneSettings,
     seed: int,
     device: torch.device,
+    report: Callable[[int, float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Probabilities of validation (VxC) and test (MxC), and which epoch was kept."""
+    """Probabilities of validation (VxC) and test (MxC), and which epoch was kept; `report` hears of each epoch."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = Classifier(backbone.requires_grad_(True), truth_NC.shape[1]).to(device)
@@ -65,8 +66,8 @@ def finetune_probabilities(
 
         groups = backbone.groups(settings.lr, settings.weight_decay, settings.layer_decay)
         groups += [{"params": model.head.parameters(), "lr": settings.lr, "weight_decay": settings.weight_decay}]
-        done = fit(model, groups, loss, quality, len(train), settings.fit, seed)
-    chosen = f"epoch {done.best_epoch} of {done.epochs}"
+        done = fit(model, groups, loss, quality, len(train), settings.fit, seed, report)
+    chosen = f"lr {settings.lr:g}, epoch {done.best_epoch} of {done.epochs}"
     return _predict(model, views["val"], outputs, device), _predict(model, views["test"], outputs, device), chosen
 
 

@@ -31,10 +31,12 @@ def fit(
     examples: int,
     settings: FitSettings,
     seed: int,
+    report: Callable[[int, float], None] | None = None,
 ) -> Fitted:
     """Train `model` and leave the weights of the best epoch in it.
 
     `loss(rows, epoch)` is the loss of some rows; `quality()` says how good the model is now, NaN where it can't tell.
+    `report` hears of it after each epoch.
     """
     size = max(1, min(settings.batch, examples // 4))
     steps = max(1, examples // size)
@@ -53,6 +55,8 @@ def fit(
             schedule.step()
         model.eval()
         value = quality()
+        if report is not None:
+            report(epoch, value)
         if value > best:
             best, best_epoch = value, epoch
             kept = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

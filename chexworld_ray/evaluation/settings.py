@@ -1,6 +1,7 @@
 """What is evaluated, and how: every field is an option of `chexworld evaluate`. Standard library only."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Literal, get_args
 
 from chexworld_ray.errors import UserError
@@ -67,6 +68,26 @@ class FinetuneSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GridSettings:
+    """Settings of `finetune` to search on validation with ASHA, for each task, share and draw; unset: no search."""
+
+    lrs: tuple[float, ...] = ()
+    """Learning rates; unset: finetune.lr."""
+    layer_decays: tuple[float, ...] = ()
+    """Unset: finetune.layer-decay."""
+    drop_paths: tuple[float, ...] = ()
+    """Unset: finetune.drop-path."""
+
+    def points(self, around: FinetuneSettings) -> list[FinetuneSettings]:
+        """Every combination; one where nothing is to be searched."""
+        lrs, decays = self.lrs or (around.lr,), self.layer_decays or (around.layer_decay,)
+        return [
+            replace(around, lr=lr, layer_decay=decay, drop_path=drop)
+            for lr, decay, drop in product(lrs, decays, self.drop_paths or (around.drop_path,))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentSettings:
     """The published recipe: patch 8, Dice + BCE."""
 
@@ -115,6 +136,7 @@ class EvaluationSettings:
     """Split that they are tested on."""
     attentive: AttentiveSettings = field(default_factory=AttentiveSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    grid: GridSettings = field(default_factory=GridSettings)
     segment: SegmentSettings = field(default_factory=SegmentSettings)
 
     @property

@@ -86,11 +86,12 @@ def run_trial(
     settings: EvaluationSettings,
     backbone: Callable[[Size, float], Backbone],
     device: torch.device,
+    report: Callable[[int, float], None] | None = None,
 ) -> Scored:
     """Fit on `train`, choose on `val`, score `test`.
 
     Images whose label is unknown take no part; uncertain and empty ones as the task says. `backbone(size, drop path)`
-    opens the encoder for protocols that train it.
+    opens the encoder for protocols that train it; `report(epoch, quality)` hears of each epoch of `finetune`.
     """
     missing = [name for name in (settings.train_split, settings.test_split) if name not in parts]
     if missing:
@@ -113,8 +114,9 @@ def run_trial(
         )
     else:
         own = settings.finetune
+        encoder = backbone(Size(), own.drop_path)
         on_val, on_test, chosen = finetune_probabilities(
-            backbone(Size(), own.drop_path), train, truth[0], val, truth[1], test, outputs, own, trial.draw, device
+            encoder, train, truth[0], val, truth[1], test, outputs, own, trial.draw, device, report
         )
     facts = {"train": len(train), "val": len(val), "chosen": chosen}
     return Scored(_table(test, outputs, truth[1:], [on_val, on_test]), sorted({*skipped, *short}), facts)

@@ -5,39 +5,24 @@ What is scored already is not computed again, so an interrupted evaluation goes 
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
 
-from ray import tune
-
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.features import load_features, load_images
 from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, merge, read_results, result_rows, write_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.evaluation.tasks import Task, parse_tasks
-from chexworld_ray.evaluation.trial import NEEDS, Trial, run_trial
-from chexworld_ray.models.backbone import Backbone, Size, read_backbone
-from chexworld_ray.runtime.cluster import EVAL_SLOT, connect, say, total
-from chexworld_ray.runtime.filesystem import ray_storage
-from chexworld_ray.runtime.subjects import (
-    FOLDER,
-    PREDICTOR,
-    Subject,
-    device,
-    extract,
-    foreign_subject,
-    subjects_of,
-)
+from chexworld_ray.evaluation.trial import NEEDS, Trial
+from chexworld_ray.runtime.cluster import connect, say
+from chexworld_ray.runtime.subjects import FOLDER, PREDICTOR, Subject, extract, foreign_subject, subjects_of
+from chexworld_ray.runtime.trials import FACTS, TrialJob, run_jobs
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.parquet import read_table, write_table
+from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.training import run
-
-FACTS = b"facts"  # in the metadata of a scores file: images used, what was chosen, why some labels have no scores
 
 
 def evaluate(
@@ -114,12 +99,19 @@ def score(
         (subject, trial, _file(subject, trial, settings)) for subject in subjects for trial in _trials(tasks, settings)
     ]
     due = [
-        {"subject": _record(subject), "trial": trial, "data": manifest.root.url, "out": file.url}
+        TrialJob(
+            trial,
+            manifest.url,
+            subject.encoder.url,
+            (subject.folder / PREDICTOR).url if settings.finetune.predictor and subject.kind != "foreign" else None,
+            subject.inputs("tokens" if NEEDS[trial.protocol] == "tokens" else "features").url,
+            subject.image_size,
+            file.url,
+        )
         for subject, trial, file in wanted
         if not storage.exists(file)
     ]
-    if due:
-        _tune(due, settings, home / FOLDER)
+    run_jobs(due, settings, home / FOLDER)
     scored = []
     notes: set[str] = set()
     for subject, trial, file in wanted:
@@ -166,59 +158,7 @@ def _trials(tasks: Sequence[Task], settings: EvaluationSettings) -> list[Trial]:
 
 def _file(subject: Subject, trial: Trial, settings: EvaluationSettings) -> storage.Place:
     """Where a trial's scores are kept: its name tells all that they depend on."""
-    own = asdict(settings).get(trial.protocol)
+    own = [asdict(settings).get(trial.protocol), asdict(settings.grid) if trial.protocol == "finetune" else None]
     key = [asdict(trial), settings.splits, own, subject.image_size]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     return subject.folder / "scores" / f"{trial.task.name.replace('/', '-')}-{trial.name}-{digest}.parquet"
-
-
-def _record(subject: Subject) -> dict[str, Any]:
-    return {
-        "encoder": subject.encoder.url,
-        "predictor": (subject.folder / PREDICTOR).url,
-        "features": subject.inputs("features").url,
-        "tokens": subject.inputs("tokens").url,
-        "image_size": subject.image_size,
-    }
-
-
-def _tune(due: list[dict[str, Any]], settings: EvaluationSettings, home: storage.Place) -> None:
-    resources = {"cpu": 1.0} | ({EVAL_SLOT: 1.0} if total(EVAL_SLOT) > 0 else {})
-    if total("GPU") > 0 and any(NEEDS[protocol] != "features" for protocol in settings.protocols):
-        resources["gpu"] = 1.0
-    slots = int(total(EVAL_SLOT) or total("GPU" if "gpu" in resources else "CPU")) or 1
-    say(f"{len(due)} trials, {min(slots, len(due))} at a time")
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, settings=settings), resources),
-        param_space={"job": tune.grid_search(due)},
-        tune_config=tune.TuneConfig(max_concurrent_trials=min(slots, len(due)), reuse_actors=True),
-        run_config=tune.RunConfig(name="tune", verbose=0, **ray_storage(home.url)),
-    )
-    results = tuner.fit()
-    if results.errors:
-        raise RuntimeError(f"{len(results.errors)} of {len(due)} trials failed, first: {results.errors[0]}")
-
-
-def _trial(config: dict[str, Any], settings: EvaluationSettings) -> None:
-    job = config["job"]
-    trial: Trial = job["trial"]
-    if NEEDS[trial.protocol] == "images":
-        manifest = manifests.load(job["data"])
-        organs = (trial.task.organs or manifest.masks) if trial.protocol == "segment" else ()
-        parts = load_images(manifest, trial.task.dataset, settings.splits, organs)
-    else:
-        parts = load_features(storage.place(job["subject"][NEEDS[trial.protocol]]), trial.task.dataset)
-
-    def backbone(size: Size, drop_path: float) -> Backbone:
-        where = job["subject"]["encoder"]
-        predictor = None
-        if trial.protocol == "finetune" and settings.finetune.predictor:
-            predictor = storage.fetch(storage.place(job["subject"]["predictor"]))
-        size = size._replace(image=job["subject"]["image_size"])
-        return read_backbone(storage.fetch(storage.place(where)), where, size, drop_path, predictor)
-
-    done = run_trial(parts, trial, settings, backbone, device())
-    facts = json.dumps(done.facts | {"skipped": done.skipped})
-    write_table(storage.place(job["out"]), done.scores.replace_schema_metadata({FACTS: facts}))
-    tune.report({"scores": done.scores.num_rows})

@@ -91,7 +91,7 @@ def test_fine_tuning_stops_early_and_keeps_the_best_epoch(parts: dict[str, Examp
     own = FinetuneSettings(lr=0.0, drop_path=0.0, fit=FitSettings(epochs=30, batch=32, patience=2))
     trial = Trial(task=Task(name="t", dataset="t"), protocol="finetune", fraction=0.3)
     done = run_trial(parts, trial, EvaluationSettings(finetune=own), opened(), CPU)
-    assert done.facts["chosen"] == "epoch 1 of 3"
+    assert done.facts["chosen"] == "lr 0, epoch 1 of 3"
     assert done.facts["train"] == 48
 
 

@@ -1,9 +1,11 @@
 """Every protocol through Ray: features once, trials under Tune, other people's encoders beside, and nothing twice."""
 
 import dataclasses
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -13,9 +15,11 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import headlines, read_results
 from chexworld_ray.evaluation.settings import (
     AttentiveSettings,
+    AugmentSettings,
     EvaluationSettings,
     FinetuneSettings,
     FitSettings,
+    GridSettings,
     SegmentSettings,
 )
 from chexworld_ray.reports.html import write_report
@@ -29,7 +33,7 @@ from chexworld_ray.training.run import Run
 SHORT = FitSettings(epochs=2, batch=16)
 QUICK = EvaluationSettings(
     protocol="knn,linear,attentive,finetune,fewshot,segment",
-    fractions=(0.5, 1.0),
+    fractions=(0.5,),
     shots=(2,),
     draws=2,
     attentive=AttentiveSettings(lrs=(1e-3,), heads=2, fit=SHORT),
@@ -66,7 +70,7 @@ def test_every_protocol_beside_a_foreign_encoder_and_nothing_is_computed_twice(
     assert {row.protocol for row in shown} == {"knn", "linear", "attentive", "finetune", "fewshot-2", "segment"}
     encoders = {row.encoder for row in shown if "_difference" not in row.metric}
     assert encoders == {"one@random", f"one@{trained_images(first)}", "timm:test_vit"}
-    assert {row.fraction for row in shown if row.protocol == "finetune"} == {0.5, 1.0}
+    assert {row.fraction for row in shown if row.protocol == "finetune"} == {0.5}
     segmented = [row for row in shown if row.protocol == "segment" and row.metric == "dice"]
     assert {row.task.split("/")[1] for row in segmented} == {"lung", "heart", "mean"}
     assert {row.encoder for row in shown if row.metric == "dice_difference"} >= {
@@ -83,6 +87,31 @@ def test_every_protocol_beside_a_foreign_encoder_and_nothing_is_computed_twice(
     page = Path(write_report(trained, str(tmp_path / "report.html"))).read_text()
     assert "timm:test_vit" in page
     assert "50 % of labels" in page
+
+
+@pytest.mark.slow
+def test_settings_are_searched_on_validation_and_the_best_is_kept(trained: Run, phantom_set: Manifest) -> None:
+    """At a rate of next to nothing nothing is learned, so the search must choose the other."""
+    grid = GridSettings(lrs=(1e-9, 1e-2))
+    fit = FitSettings(epochs=25, batch=8)
+    still = AugmentSettings(crop_scale=(0.9, 1.0), jitter=0.0)
+    settings = dataclasses.replace(
+        QUICK,
+        protocol="finetune",
+        fractions=(1.0,),
+        draws=1,
+        grid=grid,
+        finetune=FinetuneSettings(drop_path=0, augment=still, fit=fit),
+        val_split="train",  # of ten validation images a source has one or two
+    )
+    rows = evaluate([trained.root.url], phantom_set.root.url, None, settings)
+    assert {row.protocol for row in rows} == {"finetune"}
+    scores = [file for file in files_below(trained.root / "evaluations") if "finetune" in file.path]
+    assert not [file.url for file in scores if "candidate" in file.url]
+    told = [json.loads(pq.read_schema(file.path).metadata[b"facts"])["chosen"] for file in scores]
+    searched = [line for line in told if "best of 2 settings" in line]
+    assert len(searched) == 2, "random start and checkpoint"
+    assert all("lr 0.01" in line for line in searched), told
 
 
 @pytest.mark.slow
