@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from chexworld_ray.metrics import classification as of
+from chexworld_ray.metrics import classification
 from chexworld_ray.metrics.bootstrap import Interval, bootstrap
 
 MIN_POSITIVES = 10
@@ -54,7 +53,7 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def metrics_of(part: Scores) -> dict[str, Metric]:
     """What can be told of a label's scores."""
     if part.right is not None:
-        return {"accuracy": lambda s, w: of.accuracy(np.asarray(s.right, float), w)}
+        return {"accuracy": lambda s, w: classification.accuracy(np.asarray(s.right, float), w)}
     if part.threshold is None:
         return {
             "dice": lambda s, w: _mean(s.score, w),
@@ -62,13 +61,11 @@ def metrics_of(part: Scores) -> dict[str, Metric]:
             "hd95": lambda s, w: _mean(s.distance, w),
         }
     return {
-        "auroc": lambda s, w: of.auroc(s.truth, s.score, w),
-        "ap": lambda s, w: of.average_precision(s.truth, s.score, w),
-        "f1": lambda s, w: of.f1(s.truth, s.score, w, s.threshold or 0.5),
-        "sensitivity_at_specificity_0.9": lambda s, w: partial(of.sensitivity_at, specificity=SPECIFICITY)(
-            s.truth, s.score, w
-        ),
-        "ece": lambda s, w: of.calibration_error(s.truth, s.score, w),
+        "auroc": lambda s, w: classification.auroc(s.truth, s.score, w),
+        "ap": lambda s, w: classification.average_precision(s.truth, s.score, w),
+        "f1": lambda s, w: classification.f1(s.truth, s.score, w, 0.5 if s.threshold is None else s.threshold),
+        "sensitivity_at_specificity_0.9": lambda s, w: classification.sensitivity_at(s.truth, s.score, w, SPECIFICITY),
+        "ece": lambda s, w: classification.calibration_error(s.truth, s.score, w),
     }
 
 

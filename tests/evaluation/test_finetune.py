@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.evaluation.augment import centre_view, training_masks, training_views, whole_mask
@@ -60,8 +61,6 @@ def parts() -> dict[str, Examples]:
 
 def opened(predictor: bool = False) -> Callable[[Size, float], Backbone]:
     torch.manual_seed(0)
-    from safetensors.torch import save
-
     extra = save(Predictor(MODEL).state_dict()) if predictor else None
     return lambda size, drop_path: read_backbone(ENCODER, "here", size, drop_path, extra)
 
