@@ -50,7 +50,7 @@ def write_report(run: Run, out: str | None) -> str:
         elastic=elastic_curves(records),
         auroc=auroc_curves(rows),
         tables=_tables(rows),
-        differences=[row for row in rows if row.metric.endswith(DIFFERENCE)],
+        differences=_newest_differences(rows),
         draws=DRAWS,
         min_positives=MIN_POSITIVES,
     )
@@ -90,6 +90,15 @@ def _settings(science: Science) -> list[tuple[str, Any, bool]]:
 
     walk(record, "")
     return flat
+
+
+def _newest_differences(rows: list[ResultRow]) -> list[ResultRow]:
+    """Differences of the newest checkpoints; a run that is watched leaves those of earlier ones as well."""
+    found = [row for row in rows if row.metric.endswith(DIFFERENCE)]
+    newest: dict[str, int] = {}
+    for row in found:
+        newest[row.run] = max(newest.get(row.run, 0), row.images_seen)
+    return [row for row in found if row.images_seen == newest[row.run]]
 
 
 def _tables(rows: list[ResultRow]) -> list[dict[str, Any]]:

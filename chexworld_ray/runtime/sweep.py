@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from chexworld_ray import storage
-from chexworld_ray.config import RunSettings
+from chexworld_ray.config import RunSettings, Runtime
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import ResultRow, write_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.evaluation.sweep import VariantTrials, sweep_rows
-from chexworld_ray.runtime.cluster import connect, say
+from chexworld_ray.runtime.cluster import connect, say, total
 from chexworld_ray.runtime.evaluate import score, tasks_of
 from chexworld_ray.runtime.pretrain import pretrain
 from chexworld_ray.runtime.subjects import newest_subject
@@ -48,7 +48,7 @@ def sweep(
 
     def train(name: str, seed: int) -> None:
         settings = variants[name]
-        own = RunSettings(science=replace(settings.science, seed=seed), runtime=settings.runtime)
+        own = RunSettings(science=replace(settings.science, seed=seed), runtime=_shared(settings.runtime, parallel))
         called = wanted[name, seed]
         if _ended(where, called, own):
             say(f"{called}: trained already")
@@ -73,6 +73,14 @@ def sweep(
         raise UserError(f"{data[0]}: no label has both classes in {evaluation.train_split} and {evaluation.test_split}")
     write_results(out, rows)
     return rows
+
+
+def _shared(runtime: Runtime, parallel: int) -> Runtime:
+    """Workers of all runs at a time leave one CPU to reading, as those of a single run do."""
+    if runtime.cpus_per_worker is not None or runtime.autoscaling:
+        return runtime
+    each = max(0.0, total("CPU") - 1.0) / (parallel * runtime.most_workers)
+    return replace(runtime, cpus_per_worker=round(min(1.0, each), 2))
 
 
 def _ended(where: str, name: str, settings: RunSettings) -> bool:

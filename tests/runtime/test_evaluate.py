@@ -129,7 +129,8 @@ def test_a_run_is_watched_while_it_trains(
     seen = {row.images_seen for row in rows} - {0}
     assert max(seen) == run.total
     assert {row.images_seen for row in read_results(run.root)} == seen | {0}
-    assert (tmp_path / "watched" / "report.html").exists()
+    page = (tmp_path / "watched" / "report.html").read_text()
+    assert [images for images in sorted(seen) if f"watched@{images} - random" in page] == [run.total]
     events = list((tmp_path / "watched" / "tensorboard").iterdir())
     assert len(events) == len(seen) + 1, "the trainer's file, and one for each evaluation"
     assert any(b"evaluation/" in file.read_bytes() for file in events)

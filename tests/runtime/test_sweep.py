@@ -5,21 +5,19 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_cluster import chexworld, wait_until
 
-from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.recipes import ABLATIONS, demo, variants
-from chexworld_ray.reports.text import sweep_table
 from chexworld_ray.runtime.sweep import sweep
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import place
+from chexworld_ray.training import run
 
 SMALL = [
     *(
@@ -49,37 +47,39 @@ def test_variants_are_the_rows_of_table_3_and_names_are_checked() -> None:
             variants(names, demo())
 
 
-@pytest.mark.slow
-def test_two_at_a_time_end_in_a_paired_table(
-    ray_here: None, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
-) -> None:
-    quick = replace(tiny, science=replace(tiny.science, epochs=1.0), runtime=replace(tiny.runtime, probe_images=0))
-    chosen = variants(["chexworld", "local"], quick)
-    rows = sweep(chosen, [phantom_set.root.url], str(tmp_path / "s"), 1, 2, EvaluationSettings(protocol="knn"))
-    assert {row.encoder for row in rows} == {"chexworld", "local", "local - chexworld"}
-    assert all(row.p_holm is not None for row in rows if "difference" in row.metric)
-    assert sorted(map(repr, read_results(place(str(tmp_path / "s"))))) == sorted(map(repr, rows))
-    assert {child.name for child in (tmp_path / "s").iterdir()} >= {f"{variant}-0" for variant in chosen}
-    table = sweep_table(rows)
-    assert re.search(r"local +0\.\d+ .*(undecided|better|worse)", table)
+def test_one_variant_is_no_sweep(phantom_set: Manifest, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two variants"):
-        sweep(dict(list(chosen.items())[:1]), [phantom_set.root.url], str(tmp_path), 1, 1, EvaluationSettings())
+        sweep(variants(["local"], demo()), [phantom_set.root.url], str(tmp_path), 1, 1, EvaluationSettings())
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
-def test_a_killed_sweep_goes_on_where_it_was(phantom_set: Manifest, tmp_path: Path) -> None:
+def test_a_killed_sweep_of_two_at_a_time_goes_on_and_ends_in_a_table(phantom_set: Manifest, tmp_path: Path) -> None:
+    """The third run starts when one of the first two has ended; that one is not trained again."""
+    kinds = ["chexworld", "no_action", "local"]
     words = [
-        *("sweep", "chexworld", "no_action", "--data", phantom_set.root.url, "--storage", str(tmp_path), "--name", "s"),
-        *("--seeds", "1", "--evaluation.protocol", "knn", *SMALL),
+        *("sweep", *kinds, "--data", phantom_set.root.url, "--storage", str(tmp_path), "--name", "s"),
+        *("--seeds", "1", "--parallel", "2", "--evaluation.protocol", "knn", *SMALL),
     ]
     first = subprocess.Popen([sys.executable, "-m", "chexworld_ray", *words], start_new_session=True)
-    second = tmp_path / "s" / "no_action-0" / "config.json"
-    wait_until(second.exists, "the second run")
+    wait_until((tmp_path / "s" / "local-0" / "config.json").exists, "the third run")
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    done = (tmp_path / "s" / "chexworld-0" / "metrics.jsonl").stat().st_mtime
-    told = chexworld(*words).stdout
-    assert (tmp_path / "s" / "chexworld-0" / "metrics.jsonl").stat().st_mtime == done
-    assert "no_action" in told
-    assert (tmp_path / "s" / "results.parquet").exists()
+    ended = [kind for kind in kinds[:2] if done(tmp_path, kind)]
+    assert ended
+    before = {kind: (tmp_path / "s" / f"{kind}-0" / "metrics.jsonl").stat().st_mtime for kind in ended}
+    again = chexworld(*words)
+    for kind in ended:
+        assert f"{kind}-0: trained already" in again.stderr
+        assert (tmp_path / "s" / f"{kind}-0" / "metrics.jsonl").stat().st_mtime == before[kind]
+    rows = read_results(place(str(tmp_path / "s")))
+    assert {row.encoder for row in rows} == {*kinds, "no_action - chexworld", "local - chexworld"}
+    assert all(row.p_holm is not None for row in rows if "difference" in row.metric)
+    for kind in kinds[1:]:
+        assert re.search(rf"{kind} +0\.\d+ .*(undecided|better|worse)", again.stdout)
+
+
+def done(folder: Path, kind: str) -> bool:
+    """Whether a run has its last checkpoint."""
+    one = run.load_url(str(folder / "s" / f"{kind}-0"))
+    return any(stored.position >= one.total for stored in run.checkpoints(one.root))
