@@ -22,7 +22,6 @@ from chexworld_ray.commands.cluster import Doctor, Drain, Submit
 from chexworld_ray.commands.data import Ingest, Inspect, Phantoms
 from chexworld_ray.commands.evaluation import Evaluate, Export, Report
 from chexworld_ray.commands.training import Demo, Import, Pretrain, Sweep
-from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 
 _BOX = re.compile(r"[╭╮╰╯│─]")
@@ -42,6 +41,7 @@ COMMANDS: dict[str, Any] = {
     "doctor": Doctor,
     "drain": Drain,
 }
+WITH_RECIPE = ("pretrain", "sweep")
 _ANY_COMMAND: Any = functools.reduce(
     operator.or_, (Annotated[command, tyro.conf.subcommand(name)] for name, command in COMMANDS.items())
 )
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str]) -> Any:
         return _quietly(
             lambda: tyro.cli(_ANY_COMMAND, prog="chexworld", args=list(argv) or ["--help"], description=__doc__)
         )
-    default = _DEFAULTS[name](rest) if name in _DEFAULTS else None
+    default = _with_recipe(COMMANDS[name], rest) if name in WITH_RECIPE else None
     command = _quietly(lambda: tyro.cli(COMMANDS[name], prog=f"chexworld {name}", args=list(rest), default=default))
     if isinstance(command, Submit):
         _check_submitted(command.words)
@@ -73,8 +73,8 @@ def _check_submitted(words: Sequence[str]) -> None:
     parse(words)
 
 
-def _recipe(words: Sequence[str]) -> tuple[str, RunSettings]:
-    """The recipe named, and its settings; sizes of the model where `--init` tells them."""
+def _with_recipe(command: Any, words: Sequence[str]) -> Any:
+    """A command's defaults out of the recipe that its words name; sizes of the model where `--init` tells them."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--recipe", default="small")
     peek.add_argument("--init")
@@ -85,22 +85,12 @@ def _recipe(words: Sequence[str]) -> tuple[str, RunSettings]:
         from chexworld_ray.training.initial import model_of
 
         science = dataclasses.replace(science, model=model_of(chosen.init, science.model))
-    return chosen.recipe, RunSettings(science=science, runtime=settings.runtime)
-
-
-def _pretrain_default(words: Sequence[str]) -> Pretrain:
-    name, settings = _recipe(words)
-    given = {"recipe": name, "runtime": settings.runtime, "science": settings.science}
-    return Pretrain(data=tyro.MISSING, storage=tyro.MISSING, name=tyro.MISSING, **given)
-
-
-def _sweep_default(words: Sequence[str]) -> Sweep:
-    name, settings = _recipe(words)
-    given = {"recipe": name, "runtime": settings.runtime, "science": settings.science}
-    return Sweep(variants=tyro.MISSING, data=tyro.MISSING, storage=tyro.MISSING, name=tyro.MISSING, **given)
-
-
-_DEFAULTS = {"pretrain": _pretrain_default, "sweep": _sweep_default}
+    required = {
+        field.name: tyro.MISSING
+        for field in dataclasses.fields(command)
+        if field.default is field.default_factory is dataclasses.MISSING
+    }
+    return command(**required, recipe=chosen.recipe, runtime=settings.runtime, science=science)
 
 
 def _quietly(parse_arguments: Any) -> Any:

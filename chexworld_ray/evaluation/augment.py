@@ -31,20 +31,20 @@ def training_views(
 
 def training_masks(
     masks: Sequence[Sequence[bytes | None]],
-    shapes: Sequence[tuple[int, int]],
     keys: np.ndarray,
     epoch: int,
     size: int,
     settings: AugmentSettings,
     seed: int,
 ) -> np.ndarray:
-    """float32 BxOxSxS, cut as `training_views` cuts the images of these shapes; NaN where a mask is unknown."""
+    """float32 BxOxSxS, cut as `training_views` cuts their images, whose size masks have; NaN where one is unknown."""
     found = np.full((len(masks), len(masks[0]), size, size), np.nan, np.float32)
-    for row, (of_image, shape, key) in enumerate(zip(masks, shapes, keys, strict=True)):
-        box = _box(shape, int(key), epoch, settings, seed)
+    for row, (of_image, key) in enumerate(zip(masks, keys, strict=True)):
         for organ, data in enumerate(of_image):
             if data is not None:
-                found[row, organ] = cut(decode_mask(data).astype(np.uint8) * 255, box, size) > 127
+                mask_HW = decode_mask(data)
+                box = _box(mask_HW.shape, int(key), epoch, settings, seed)
+                found[row, organ] = cut(mask_HW.astype(np.uint8) * 255, box, size) > 127
     return found
 
 

@@ -1,8 +1,9 @@
 """From scores to `results.parquet`: values with intervals, means over labels, draws and seeds, paired differences."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
@@ -49,6 +50,11 @@ class ScoredTrial:
     val: int = 0
     """Images that its epoch or penalty was chosen on."""
 
+    @cached_property
+    def labels(self) -> dict[str, Scores]:
+        """label → scores."""
+        return by_label(self.scores)
+
     @property
     def encoder(self) -> str:
         """How results name it."""
@@ -94,7 +100,7 @@ def result_rows(trials: Sequence[ScoredTrial], bootstrap_seed: int = 0) -> list[
 
 def mean_rows(trials: Sequence[ScoredTrial], seed: int) -> list[ResultRow]:
     """Rows of the mean over some trials that ask the same, named after the first."""
-    return _rows(trials[0], [by_label(trial.scores) for trial in trials], seed)
+    return _rows(trials[0], [trial.labels for trial in trials], seed)
 
 
 def _rows(trial: ScoredTrial, draws: Sequence[dict[str, Scores]], seed: int) -> list[ResultRow]:
@@ -193,7 +199,7 @@ def differences(comparisons: Sequence[Comparison], seed: int) -> list[ResultRow]
 
 def _paired(pairs: Sequence[Pair], comparison: Comparison, seed: int) -> list[tuple[ResultRow, float]]:
     """Mean difference of each label with enough positives, and its p-value."""
-    labels = [(by_label(first.scores), by_label(second.scores)) for first, second in pairs]
+    labels = [(first.labels, second.labels) for first, second in pairs]
     trial = pairs[0][0]
     runs = list(dict.fromkeys(first.run for first, _ in pairs))
     other: dict[str, Any] = {"encoder": f"{comparison.first} - {comparison.second}", "run": ",".join(runs)}
@@ -236,15 +242,14 @@ def write_results(out: Place, rows: Sequence[ResultRow]) -> None:
     write_table(out / NAME, pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA))
 
 
-def merge(old: Sequence[ResultRow], new: Iterable[ResultRow]) -> list[ResultRow]:
+def merge(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> list[ResultRow]:
     """New rows, and of the old ones those that they do not replace (other data, protocols or checkpoints)."""
-    new = list(new)
 
     def key(row: ResultRow) -> tuple[object, ...]:
         return row.encoder, row.task, row.protocol, row.fraction, row.seed, row.draw, row.metric
 
     replaced = {key(row) for row in new}
-    return [row for row in old if key(row) not in replaced] + new
+    return [row for row in old if key(row) not in replaced] + list(new)
 
 
 def read_results(out: Place) -> list[ResultRow]:

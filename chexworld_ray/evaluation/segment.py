@@ -17,7 +17,6 @@ from chexworld_ray.evaluation.fit import fit
 from chexworld_ray.evaluation.settings import Decoder, SegmentSettings
 from chexworld_ray.metrics.segmentation import dice, hd95
 from chexworld_ray.models.backbone import Backbone
-from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.views.batch import whole_view
 
 CHUNK = 32
@@ -115,13 +114,11 @@ def segment(
         torch.manual_seed(seed)
         model = Segmenter(backbone, len(organs), settings.decoder).to(device)
         masks = [[train.masks[organ][at] for organ in organs] for at in range(len(train))]
-        shapes = [decode_grey_jpeg(data).shape for data in train.images]
 
         def loss(rows: np.ndarray, epoch: int) -> Tensor:
             of_rows = [train.images[at] for at in rows]
             views = training_views(of_rows, rows, epoch, size, settings.augment, seed)
-            cut = [masks[at] for at in rows], [shapes[at] for at in rows]
-            truth = training_masks(*cut, rows, epoch, size, settings.augment, seed)  # type: ignore[arg-type]
+            truth = training_masks([masks[at] for at in rows], rows, epoch, size, settings.augment, seed)
             with autocast(device):
                 logits = model(torch.from_numpy(views).to(device))
             return dice_and_bce(logits.float(), torch.from_numpy(truth).to(device))

@@ -130,7 +130,7 @@ def test_views_and_masks_are_cut_alike_and_depend_on_seed_epoch_and_image() -> N
     keys = np.array([5, 9])
     settings = AugmentSettings(jitter=0.0)
     views = training_views([data, data], keys, 3, 48, settings, 1)
-    masks = training_masks([[png, None], [png, None]], [(60, 90)] * 2, keys, 3, 48, settings, 1)
+    masks = training_masks([[png, None], [png, None]], keys, 3, 48, settings, 1)
     assert np.abs((views[0] > 100).astype(float) - masks[0, 0]).mean() < 0.02
     assert np.isnan(masks[:, 1]).all()
     assert not np.array_equal(views[0], views[1])
