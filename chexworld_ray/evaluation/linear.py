@@ -31,8 +31,9 @@ def linear_probabilities(
     Raises:
         ArithmeticError: the solver does not converge.
     """
-    mean, std = train_ND.mean(axis=0), train_ND.std(axis=0) + 1e-6
-    train, val = (train_ND - mean) / std, (val_VD - mean) / std
+    exact_ND = train_ND.astype(np.float64)  # in float32 the solver's line search gets lost in rounding
+    mean, std = exact_ND.mean(axis=0), exact_ND.std(axis=0) + 1e-6
+    train, val = (exact_ND - mean) / std, (val_VD - mean) / std
     if set(np.unique(val_classes_V)) >= set(np.unique(classes_N)):
         quality = [_quality(_fit(train, classes_N, c), val, val_classes_V) for c in PENALTIES]
     else:
