@@ -219,7 +219,7 @@ class Science:
     seed: int = 0
     """Seed of weights, plan, crops, actions and masks."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16: autocast; weights and optimizer stay in float32."""
+    """bf16: autocast where the device computes in it, else float32; weights and optimizer stay in float32."""
     init: str | None = None
     """Where weights start: URL of a run, a checkpoint or an encoder file; timm:NAME, timm:NAME@FILE or a timm ViT's
     file. Unset: from the seed."""

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chexworld_ray.benchmarks.measure import best_seconds, machine, memory_bytes, peak_bytes, reset_peak, wait
 from chexworld_ray.config import MaskSettings, ModelSettings, Runtime, Science
+from chexworld_ray.models.device import precision_on
 from chexworld_ray.models.export import plain_vit
 from chexworld_ray.training.parallel import prepare
 from chexworld_ray.training.state import TrainState, start_state
@@ -67,14 +68,15 @@ def benchmark_step(case: StepCase, device: torch.device) -> dict[str, Any]:
     peak = peak_bytes(device)
     making = best_seconds(lambda: make_batch(crops, science, 0.5, 0.25, device), case.repeats, device)
     flops = step_flops(science, batch, device)
-    rate = matrix_rate(science.precision, device)
+    precision = precision_on(device, science.precision)
+    rate = matrix_rate(precision, device)
     return {
         "benchmark": "step",
         "machine": machine(device),
         "model": {"width": science.model.width, "depth": science.model.depth, "image_size": science.model.image_size},
         "tokens": dict(zip(("context", "target"), science.masks.budgets(science.model.grid), strict=True)),
         "batch": case.batch,
-        "precision": science.precision,
+        "precision": precision,
         "compile": case.runtime.compile,
         "seconds": round(seconds, 4),
         "images_per_second": round(case.batch / seconds, 3),

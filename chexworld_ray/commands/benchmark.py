@@ -53,7 +53,7 @@ class Step(_Shared):
     target_tokens: int | None = None
     """Unset: the default budget."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the step; the calibrator is always float32."""
+    """Of the step, where the device has it; the calibrator is always float32."""
     compile: bool = False
     """torch.compile forward and backward pass."""
     activation_checkpointing: bool = False

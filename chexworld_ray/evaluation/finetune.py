@@ -15,6 +15,7 @@ from chexworld_ray.evaluation.fit import fit, label_loss, probabilities
 from chexworld_ray.evaluation.settings import FinetuneSettings
 from chexworld_ray.metrics.classification import mean_auroc
 from chexworld_ray.models.backbone import Backbone
+from chexworld_ray.models.device import has_bf16
 
 CHUNK = 64
 
@@ -73,7 +74,7 @@ def finetune_probabilities(
 
 def autocast(device: torch.device) -> torch.autocast:
     """bf16 on GPUs; on CPUs small models are no faster with it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and has_bf16(device))
 
 
 def _views(images: Sequence[bytes], size: int) -> np.ndarray:

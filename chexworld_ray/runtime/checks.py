@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.models.device import has_bf16
 from chexworld_ray.storage import Place, fetch, place, remove, write_bytes
 
 RAY_SERIES = "2.60."
@@ -61,7 +62,8 @@ def gpus() -> Check:
     if list(Path("/dev").glob("nvidia[0-9]*")):
         advice = "install a CUDA build of torch and a driver that fits; nvidia-smi must work in the same container"
         return Check("GPUs", "fail", "there are NVIDIA devices, and torch sees none", advice)
-    return Check("GPUs", "ok", "none: training runs on CPU cores")
+    arithmetic = "bf16" if has_bf16(torch.device("cpu")) else "float32"
+    return Check("GPUs", "ok", f"none: training runs on CPU cores, in {arithmetic}")
 
 
 def shared_memory() -> Check:

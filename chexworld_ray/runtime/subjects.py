@@ -19,6 +19,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import PROJECTIONS, embed, feature_table, row_columns
 from chexworld_ray.evaluation.results import Kind
 from chexworld_ray.models.backbone import PREFIX, Backbone, Size, read_backbone, timm_bytes
+from chexworld_ray.models.device import keep_freed_memory
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.predictor import Predictor
 from chexworld_ray.models.weights import encoder_bytes
@@ -185,6 +186,7 @@ def device() -> torch.device:
 
 @lru_cache(maxsize=2)
 def _open_encoder(url: str, image_size: int) -> Backbone:
+    keep_freed_memory()
     backbone = read_backbone(storage.fetch(storage.place(url)), url, Size(image=image_size or None))
     return backbone.requires_grad_(False).eval().to(device())
 

@@ -15,6 +15,7 @@ from chexworld_ray.evaluation.features import load_features, load_images
 from chexworld_ray.evaluation.settings import EvaluationSettings, GridSettings
 from chexworld_ray.evaluation.trial import NEEDS, Scored, Trial, run_trial
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
+from chexworld_ray.models.device import keep_freed_memory
 from chexworld_ray.runtime.cluster import EVAL_SLOT, say, total, user_error
 from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.runtime.subjects import device
@@ -150,6 +151,7 @@ def _write(done: Scored, url: str) -> None:
 
 
 def _run(job: TrialJob, settings: EvaluationSettings, report: Any) -> Scored:
+    keep_freed_memory()
     trial = job.trial
     if NEEDS[trial.protocol] == "images":
         manifest = manifests.load(job.data)

@@ -16,6 +16,7 @@ from ray.train.torch import get_device
 from chexworld_ray import storage
 from chexworld_ray.config import to_dict
 from chexworld_ray.errors import UserError
+from chexworld_ray.models.device import precision_on
 from chexworld_ray.runtime.job import Job
 from chexworld_ray.runtime.reservation import remember
 from chexworld_ray.runtime.saving import LONGEST_PAUSE, Notices, Saver
@@ -71,6 +72,7 @@ def _train(job: Job) -> None:
     facts = {"plan": job.plan.digest, "workers": workers, "seed": science.seed, "attempt": attempt.name}
     first = rank == 0
     if first:
+        _tell_precision(job, device)
         _patiently(job, lambda: remember(storage.place(job.run_url)))
     with _log(job, state.position) if first else nullcontext() as log:
 
@@ -82,6 +84,12 @@ def _train(job: Job) -> None:
         saver = Saver(job, attempt, start.taken, facts, log, seen)
         callbacks = Callbacks(write, saver, Notices(), _probe(job) if first else None)
         train(state, shares, science, runtime, job.pixels, workers, callbacks)
+
+
+def _tell_precision(job: Job, device: torch.device) -> None:
+    if precision_on(device, job.settings.science.precision) != job.settings.science.precision:
+        name = "GPU" if device.type == "cuda" else "CPU"
+        job.board.push.remote({"message": f"this {name} does not compute in bf16: float32 is used instead"})
 
 
 def _log(job: Job, position: int) -> RunLog:

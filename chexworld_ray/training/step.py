@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.profiler import record_function
 
 from chexworld_ray.config import Science
+from chexworld_ray.models.device import Precision, autocast
 from chexworld_ray.objectives.world_model import Losses
 from chexworld_ray.training.ema import update_target
 from chexworld_ray.training.parallel import exchange_gradients
@@ -67,8 +68,8 @@ def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: S
     return StepReport(sums, grad_norm.detach(), skipped, targets, losses.predictions_RBTD)
 
 
-def _forward(state: TrainState, batch: WorldModelBatch, precision: str) -> tuple[Tensor, Losses]:
-    with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
+def _forward(state: TrainState, batch: WorldModelBatch, precision: Precision) -> tuple[Tensor, Losses]:
+    with autocast(state.device, precision):
         return state.compute(state.target, state.forward, batch)
 
 
