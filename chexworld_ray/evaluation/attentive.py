@@ -1,6 +1,6 @@
 """Attentive probe: a learned query looks at the frozen tokens, a linear head at what it found (V-JEPA, Bardes 2024).
 
-Legend: B images, T tokens, D width, C outputs.
+Legend: B images, T tokens, D width, H heads, K width of a head, C outputs.
 """
 
 import numpy as np
@@ -30,8 +30,24 @@ class AttentiveHead(nn.Module):
     def forward(self, tokens_BTD: Tensor) -> Tensor:
         """Logits."""
         tokens = self.norm(tokens_BTD)
-        found, _ = self.attention(self.query.expand(len(tokens), -1, -1), tokens, tokens, need_weights=False)
-        return self.linear(self.after(found[:, 0]))
+        return self.linear(self.after(look(self.attention, self.query[0, 0], tokens)))
+
+
+def look(attention: nn.MultiheadAttention, query_D: Tensor, tokens_BTD: Tensor) -> Tensor:
+    """What `attention(query, tokens, tokens)` gives for one query that all images share, BxD.
+
+    Keys and values of the tokens are never made: the query goes through the keys' matrix once, and what it pools goes
+    through the values' matrix once an image. T times less work, for a bias of keys cancels in the softmax and weights
+    sum to 1.
+    """
+    heads = (attention.num_heads, attention.head_dim)
+    to_query, to_key_HKD, to_value_HKD = (part.unflatten(0, heads) for part in attention.in_proj_weight.chunk(3))
+    query_bias_HK, _, value_bias_HK = (part.unflatten(0, heads) for part in attention.in_proj_bias.chunk(3))
+    query_HK = (to_query @ query_D + query_bias_HK) / attention.head_dim**0.5
+    probes_HD = torch.einsum("hk,hkd->hd", query_HK, to_key_HKD)
+    weights_BHT = (tokens_BTD @ probes_HD.T).transpose(1, 2).softmax(dim=2)
+    values_BHK = torch.einsum("bhd,hkd->bhk", weights_BHT @ tokens_BTD, to_value_HKD) + value_bias_HK
+    return attention.out_proj(values_BHK.flatten(1))
 
 
 def attentive_probabilities(
