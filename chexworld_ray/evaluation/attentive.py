@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chexworld_ray.evaluation.examples import Examples, Output
+from chexworld_ray.evaluation.examples import Examples, Output, Problem
 from chexworld_ray.evaluation.fit import Fitted, fit, label_loss, probabilities
 from chexworld_ray.evaluation.settings import AttentiveSettings
 from chexworld_ray.metrics.classification import mean_auroc
@@ -51,19 +51,12 @@ def look(attention: nn.MultiheadAttention, query_D: Tensor, tokens_BTD: Tensor) 
 
 
 def attentive_probabilities(
-    train: Examples,
-    truth_NC: np.ndarray,
-    val: Examples,
-    val_truth_VC: np.ndarray,
-    test: Examples,
-    outputs: list[list[Output]],
-    settings: AttentiveSettings,
-    seed: int,
-    device: torch.device,
+    problem: Problem, settings: AttentiveSettings, seed: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Probabilities of validation (VxC) and test (MxC), and what was chosen."""
-    tokens = {name: _standardised(part, train) for name, part in (("train", train), ("val", val), ("test", test))}
-    truth = torch.from_numpy(truth_NC.astype(np.float32))
+    parts = {"train": problem.train, "val": problem.val, "test": problem.test}
+    tokens, outputs = {name: _standardised(part, problem.train) for name, part in parts.items()}, problem.outputs
+    truth = torch.from_numpy(problem.truth_NC.astype(np.float32))
     best: tuple[float, float, Fitted, dict[str, Tensor]] | None = None
     head = AttentiveHead(tokens["train"].shape[2], truth.shape[1], settings.heads)
     for lr in settings.lrs:
@@ -75,13 +68,13 @@ def attentive_probabilities(
             return label_loss(head(tokens["train"][rows].float().to(device)), truth[rows].to(device), outputs)
 
         def quality(head: AttentiveHead = head) -> float:
-            return mean_auroc(val_truth_VC, _predict(head, tokens["val"], outputs, device))
+            return mean_auroc(problem.val_truth_VC, _predict(head, tokens["val"], outputs, device))
 
         groups = [
             {"params": [p for p in head.parameters() if p.ndim > 1], "lr": lr, "weight_decay": settings.weight_decay},
             {"params": [p for p in head.parameters() if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
         ]
-        done = fit(head, groups, loss, quality, len(train), settings.fit, seed)
+        done = fit(head, groups, loss, quality, len(problem.train), settings.fit, seed)
         if best is None or done.quality > best[0]:
             best = (done.quality, lr, done, {name: value.clone() for name, value in head.state_dict().items()})
     assert best is not None

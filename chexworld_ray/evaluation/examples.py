@@ -58,6 +58,18 @@ class Output:
     """The label's value that counts as positive."""
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What a classifier is fitted on, chosen on and tested on. Truths are NaN where unknown."""
+
+    outputs: list[list[Output]]
+    train: Examples
+    truth_NC: np.ndarray
+    val: Examples
+    val_truth_VC: np.ndarray
+    test: Examples
+
+
 def outputs_of(parts: Sequence[Examples], task: Task) -> list[list[Output]]:
     """The outputs of every label, label by label: one for a yes or no, one a class for more than two classes."""
     found: list[list[Output]] = []

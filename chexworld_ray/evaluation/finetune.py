@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from chexworld_ray.evaluation.augment import centre_view, training_views
-from chexworld_ray.evaluation.examples import Examples, Output
+from chexworld_ray.evaluation.examples import Output, Problem
 from chexworld_ray.evaluation.fit import fit, label_loss, probabilities
 from chexworld_ray.evaluation.settings import FinetuneSettings
 from chexworld_ray.metrics.classification import mean_auroc
@@ -37,12 +37,7 @@ class Classifier(nn.Module):
 
 def finetune_probabilities(
     backbone: Backbone,
-    train: Examples,
-    truth_NC: np.ndarray,
-    val: Examples,
-    val_truth_VC: np.ndarray,
-    test: Examples,
-    outputs: list[list[Output]],
+    problem: Problem,
     settings: FinetuneSettings,
     seed: int,
     device: torch.device,
@@ -51,25 +46,25 @@ def finetune_probabilities(
     """Probabilities of validation (VxC) and test (MxC), and which epoch was kept; `report` hears of each epoch."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = Classifier(backbone.requires_grad_(True), truth_NC.shape[1]).to(device)
-        truth = torch.from_numpy(truth_NC.astype(np.float32))
-        views = {name: _views(part.images, backbone.image_size) for name, part in (("val", val), ("test", test))}
+        model = Classifier(backbone.requires_grad_(True), problem.truth_NC.shape[1]).to(device)
+        truth, outputs = torch.from_numpy(problem.truth_NC.astype(np.float32)), problem.outputs
+        val, test = (_views(part.images, backbone.image_size) for part in (problem.val, problem.test))
 
         def loss(rows: np.ndarray, epoch: int) -> Tensor:
-            images = [train.images[at] for at in rows]
+            images = [problem.train.images[at] for at in rows]
             seen = training_views(images, rows, epoch, backbone.image_size, settings.augment, seed)
             with autocast(device):
                 logits = model(torch.from_numpy(seen).to(device))
             return label_loss(logits.float(), truth[rows].to(device), outputs)
 
         def quality() -> float:
-            return mean_auroc(val_truth_VC, _predict(model, views["val"], outputs, device))
+            return mean_auroc(problem.val_truth_VC, _predict(model, val, outputs, device))
 
         groups = backbone.groups(settings.lr, settings.weight_decay, settings.layer_decay)
         groups += [{"params": model.head.parameters(), "lr": settings.lr, "weight_decay": settings.weight_decay}]
-        done = fit(model, groups, loss, quality, len(train), settings.fit, seed, report)
+        done = fit(model, groups, loss, quality, len(problem.train), settings.fit, seed, report)
     chosen = f"lr {settings.lr:g}, epoch {done.best_epoch} of {done.epochs}"
-    return _predict(model, views["val"], outputs, device), _predict(model, views["test"], outputs, device), chosen
+    return _predict(model, val, outputs, device), _predict(model, test, outputs, device), chosen
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -12,6 +12,7 @@ from chexworld_ray.evaluation.attentive import attentive_probabilities
 from chexworld_ray.evaluation.examples import (
     Examples,
     Output,
+    Problem,
     fraction_of,
     joined,
     known,
@@ -106,18 +107,15 @@ def run_trial(
     train, val = _drawn(train, val, truths(train, outputs, trial.task), truths(val, outputs, trial.task), trial)
     outputs, short = _possible(outputs, train, test, trial.task)
     truth = [truths(part, outputs, trial.task) for part in (train, val, test)]
+    problem = Problem(outputs, train, truth[0], val, truth[1], test)
     if trial.protocol in ("knn", "linear", "fewshot"):
         on_val, on_test, chosen = _by_label(train, val, test, outputs, trial)
     elif trial.protocol == "attentive":
-        on_val, on_test, chosen = attentive_probabilities(
-            train, truth[0], val, truth[1], test, outputs, settings.attentive, trial.draw, device
-        )
+        on_val, on_test, chosen = attentive_probabilities(problem, settings.attentive, trial.draw, device)
     else:
         own = settings.finetune
         encoder = backbone(Size(), own.drop_path)
-        on_val, on_test, chosen = finetune_probabilities(
-            encoder, train, truth[0], val, truth[1], test, outputs, own, trial.draw, device, report
-        )
+        on_val, on_test, chosen = finetune_probabilities(encoder, problem, own, trial.draw, device, report)
     facts = {"train": len(train), "val": len(val), "chosen": chosen}
     return Scored(_table(test, outputs, truth[1:], [on_val, on_test]), sorted({*skipped, *short}), facts)
 

@@ -43,20 +43,32 @@ def to_png(figure: Figure) -> bytes:
 
 
 def training_curves(records: Sequence[dict[str, Any]]) -> str:
-    """Small panels over images seen."""
-    figure = Figure(figsize=(13, 5.2), layout="constrained")
-    for axis, (title, names) in zip(figure.subplots(2, 4).flat, CURVES, strict=True):
-        for name in names:
-            seen = "probe_images_seen" if name == "probe_knn" else "images_seen"
-            points = [(record[seen], record[name]) for record in records if record.get(name) is not None]
-            axis.plot(*zip(*points, strict=True), label=name, linewidth=1.4, marker=".") if points else None
+    """Small panels over images seen, of what was recorded."""
+    panels = [(title, lines) for title, names in CURVES if (lines := _lines(records, names))]
+    rows = -(-len(panels) // 4)
+    figure = Figure(figsize=(13, 2.6 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 4, squeeze=False).flat)
+    for axis, (title, lines) in zip(axes, panels, strict=False):
+        for name, points in lines.items():
+            axis.plot(*zip(*points, strict=True), label=name, linewidth=1.4, marker=".")
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
-        if len(names) > 1:
+        if len(lines) > 1:
             axis.legend(fontsize=8)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
     figure.supxlabel("images seen", fontsize=9)
     return to_svg(figure)
+
+
+def _lines(records: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """name → (images seen, value) of each record that has it."""
+    found = {}
+    for name in names:
+        seen = "probe_images_seen" if name == "probe_knn" else "images_seen"
+        found[name] = [(record[seen], record[name]) for record in records if record.get(name) is not None]
+    return {name: points for name, points in found.items() if points}
 
 
 def elastic_curves(records: Sequence[dict[str, Any]]) -> str | None:

@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
 from chexworld_ray.benchmarks.object_store import environment, s3_server
+from chexworld_ray.evaluation.results import read_results
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.storage import place
+from chexworld_ray.training.seen import lineage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -120,21 +124,6 @@ def test_a_run_that_lost_worker_and_driver_ends_like_an_undisturbed_one(phantom_
     assert losses[0][-3:] == pytest.approx(losses[1][-3:], rel=1e-6)
 
 
-def test_one_and_two_workers_draw_the_same_loss_curve(phantom_set: Manifest, tmp_path: Path) -> None:
-    """Also with a global batch (10) that three workers can't share evenly."""
-    curves = []
-    for workers in (1, 2, 3):
-        extra = ["--workers", str(workers), "--epochs", "8"] + (["--cpus-per-worker", "0.25"] if workers == 3 else [])
-        name = f"w{workers}"
-        chexworld(
-            "pretrain", "--data", phantom_set.root.path, "--storage", str(tmp_path), *SMALL, *extra, "--name", name
-        )
-        curves.append([record["loss"] for record in metrics(tmp_path / name)])
-    assert len(curves[0]) > 8
-    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
-    assert curves[2] == pytest.approx(curves[0], rel=1e-3)
-
-
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
@@ -145,43 +134,49 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A head node with two CPUs that wants a token, and a dashboard on ports of its own; its address for jobs."""
+@contextmanager
+def head_node(folder: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[tuple[str, int]]:
+    """A head node that wants a token, and a dashboard on ports of its own; its address for jobs, and its process."""
     port, dashboard, client, agent, agent_grpc, metrics_port = free_ports(6)
     command = [
-        *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus", "2"),
+        *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", *words),
         *("--port", str(port), "--dashboard-port", str(dashboard), "--ray-client-server-port", str(client)),
         *("--dashboard-agent-listen-port", str(agent), "--dashboard-agent-grpc-port", str(agent_grpc)),
         *("--metrics-export-port", str(metrics_port), "--node-ip-address", "127.0.0.1"),
         *("--object-store-memory", str(300 * 2**20), "--disable-usage-stats"),
     ]
-    env = os.environ | TOKEN | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     address = f"http://127.0.0.1:{dashboard}"
 
     def takes_jobs() -> bool:
         listing = [str(Path(sys.executable).parent / "ray"), "job", "list", "--address", address]
         return subprocess.run(listing, env=os.environ | TOKEN, capture_output=True, check=False).returncode == 0
 
-    with open(tmp_path_factory.mktemp("head") / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | TOKEN | path | (env or {}))
         try:
             wait_until(takes_jobs, "a head that takes jobs", 120)
-            yield address
+            yield address, process.pid
         finally:
             process.terminate()
             process.wait(60)
 
 
-def submit(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a head node with two CPUs."""
+    with head_node(tmp_path_factory.mktemp("head"), "--num-cpus", "2") as (address, _):
+        yield address
+
+
+def submission(address: str, *arguments: str) -> list[str]:
     ray = str(Path(sys.executable).parent / "ray")
-    return subprocess.run(
-        [ray, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", "python", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | TOKEN,
-    )
+    return [ray, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", "python", *arguments]
+
+
+def submit(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = submission(address, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | TOKEN)
 
 
 def test_jobs_run_on_a_cluster_and_what_can_never_be_placed_ends_in_one_line(
@@ -237,21 +232,55 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield environment(port) | {"S3_FOLDER": str(folder)}
 
 
-def test_the_five_steps_with_every_url_on_s3(s3: dict[str, str], phantom_folder: Path) -> None:
-    data, run = "s3://bucket/data", "s3://bucket/runs/one"
+def test_the_chain_on_s3_by_jobs_with_a_worker_killed_on_the_way(s3: dict[str, str], tmp_path: Path) -> None:
+    """Phantoms, then ingest, pretrain on two workers, evaluate beside it, report; credentials only on the nodes."""
+    data, storage, folder = "s3://bucket/data", "s3://bucket/runs", Path(s3["S3_FOLDER"]) / "bucket"
     chexworld("phantoms", "--out", "s3://bucket/phantoms", "--images", "64", "--size", "96", env=s3)
-    chexworld("ingest", "s3://bucket/phantoms", "--labels", "labels.csv", "--out", data, env=s3)
+    slots = json.dumps({"train_slot": 2, "eval_slot": 1})
+    with head_node(tmp_path, "--num-cpus", "4", "--resources", slots, env=s3) as (address, pid):
+        read = submit(address, "jobs/ingest.py", "s3://bucket/phantoms", "--labels", "labels.csv", "--out", data)
+        assert read.returncode == 0, read.stdout
+        run = folder / "runs" / "one"
+        training = [*("jobs/pretrain.py", "--data", data, "--storage", storage, "--name", "one", *SMALL)]
+        training += ["--epochs", "48", "--workers", "2", "--keep", "2", "--record-seen"]
+        watching = ["jobs/evaluate.py", "--run", "s3://bucket/runs/one", "--data", data, "--watch", "1"]
+        with (
+            followed(tmp_path / "pretrain", submission(address, *training)) as pretraining,
+            followed(tmp_path / "evaluate", submission(address, *watching, "--protocol", "knn,linear")) as evaluating,
+        ):
+            wait_until(lambda: list(run.glob("checkpoint_*/MANIFEST.json")) != [], "a checkpoint")
+            at = newest(run)
+            os.kill(descendants(pid, "ray::RayTrainWorker")[0], signal.SIGKILL)
+            assert pretraining.wait(400) == 0, (tmp_path / "pretrain").read_text()
+            assert evaluating.wait(200) == 0, (tmp_path / "evaluate").read_text()
+    total = int(metrics(run)[-1]["images_seen"])
+    assert at < total, "the worker was killed too late to show anything"
+    assert total == metrics(run)[-1]["images_total"]
+    seen = lineage(place(str(run)), newest_attempt(run, total), total)
+    assert seen["position"].to_pylist() == list(range(total))
+    evaluated = {row.images_seen for row in read_results(place(str(run)))}
+    assert {0, total} < evaluated, "a checkpoint was evaluated while it trained, and the last"
+    assert len(list(run.glob("checkpoint_*/MANIFEST.json"))) == 2
+    chexworld("report", "--run", "s3://bucket/runs/one", env=s3)
+    assert f"one@{total}" in (run / "report.html").read_text()
     shown = chexworld("inspect", data, "--json", "--views", "s3://bucket/views.png", env=s3)
     assert json.loads(shown.stdout)["images"] == 64
-    arguments = ["pretrain", "--data", data, "--storage", "s3://bucket/runs", "--name", "one", *SMALL]
-    chexworld(*arguments, "--epochs", "5", "--keep", "2", env=s3)
-    chexworld("evaluate", "--run", run, "--data", data, "--protocol", "knn,linear", env=s3)
-    chexworld("report", "--run", run, env=s3)
-    folder = Path(s3["S3_FOLDER"]) / "bucket"
-    assert len(list((folder / "runs" / "one").glob("checkpoint_*/MANIFEST.json"))) == 2
-    assert "one@random" in (folder / "runs" / "one" / "report.html").read_text()
-    assert metrics(folder / "runs" / "one")[-1]["images_seen"] > 0
-    assert list((folder / "runs" / "one" / "tensorboard").iterdir())
     assert (folder / "views.png").read_bytes()[:4] == b"\x89PNG"
     for file in folder.rglob("*"):
         assert not file.is_file() or b"topsecret" not in file.read_bytes(), file
+
+
+@contextmanager
+def followed(log: Path, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that goes on beside the test; what it says goes to `log`."""
+    with open(log, "w") as to:
+        process = subprocess.Popen(command, stdout=to, stderr=to, env=os.environ | TOKEN)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def newest_attempt(run: Path, position: int) -> str:
+    """Which start of the run wrote the checkpoint at `position`."""
+    return json.loads((run / f"checkpoint_{position:012d}" / "state.json").read_text())["attempt"]

@@ -62,6 +62,7 @@ def stamps(run: Run) -> dict[str, float]:
 def test_every_protocol_beside_a_foreign_encoder_and_nothing_is_computed_twice(
     trained: Run, phantom_set: Manifest, tmp_path: Path
 ) -> None:
+    torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "theirs.pth")
     theirs = f"timm:test_vit@{tmp_path / 'theirs.pth'}"
     data = phantom_set.root.url
@@ -141,6 +142,7 @@ def trained_images(rows: list) -> int:
 
 
 def test_encoders_alone_need_a_place_for_results(ray_here: None, phantom_set: Manifest, tmp_path: Path) -> None:
+    torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "theirs.pth")
     theirs, data = f"timm:test_vit@{tmp_path / 'theirs.pth'}", phantom_set.root.url
     with pytest.raises(UserError, match="--out"):

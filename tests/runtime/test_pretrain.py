@@ -78,6 +78,22 @@ def test_a_checkpoint_that_is_gone_is_one_line_and_the_way_on_works(
         pretrain(other, data, str(tmp_path), "one-3", stored[-1].root.url)
 
 
+@pytest.mark.slow
+def test_one_two_and_three_workers_draw_the_same_loss_curve(
+    ray_here: None, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
+) -> None:
+    """Also with a global batch (10) that three workers can't share evenly."""
+    curves = []
+    for workers in ("1", "2", "3"):
+        settings = dataclasses.replace(tiny, runtime=dataclasses.replace(tiny.runtime, workers=workers))
+        record = pretrain(settings, [phantom_set.root.url], str(tmp_path), f"w{workers}")
+        lines = (Path(record.root.path) / "metrics.jsonl").read_text().splitlines()
+        curves.append([json.loads(line)["loss"] for line in lines])
+    assert len(curves[0]) > 8
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+    assert curves[2] == pytest.approx(curves[0], rel=1e-3)
+
+
 def test_a_request_that_can_never_be_placed_is_one_line(
     ray_here: None, phantom_set: Manifest, tiny: RunSettings, storage: Path
 ) -> None:
