@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from chexworld_ray import __version__, recipes
+from chexworld_ray.commands.analysis import Analyze
 from chexworld_ray.commands.benchmark import Benchmark
 from chexworld_ray.commands.cluster import Doctor, Drain, Submit
 from chexworld_ray.commands.data import Ingest, Inspect, Phantoms
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Any] = {
     "pretrain": Pretrain,
     "evaluate": Evaluate,
     "sweep": Sweep,
+    "analyze": Analyze,
     "report": Report,
     "import": Import,
     "export": Export,

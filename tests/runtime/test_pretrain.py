@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from chexworld_ray import load_encoder
+from chexworld_ray.analysis.outcome import read_outcomes
+from chexworld_ray.analysis.settings import AnalysisSettings
 from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.reports.html import write_report
+from chexworld_ray.runtime.analyze import analyze
 from chexworld_ray.runtime.evaluate import evaluate
 from chexworld_ray.runtime.pretrain import pretrain
 from chexworld_ray.shards.manifest import Manifest
@@ -45,6 +48,18 @@ def test_train_evaluate_report(ray_here: None, phantom_set: Manifest, tiny: RunS
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
+
+
+def test_analyses_are_kept_with_the_run_and_shown_in_its_report(ray_here: None, storage: Path) -> None:
+    one = run.load_url(str(storage / "one"))
+    found = analyze(one.root.url, None, AnalysisSettings(images=3, candidates=6))
+    assert [outcome.name for outcome in found] == ["retrieval", "layout", "capacity"]
+    assert sorted(read_outcomes(one.root), key=lambda outcome: outcome.name) == sorted(found, key=lambda out: out.name)
+    assert (storage / "one" / "analyses" / "layout.png").read_bytes()[:4] == b"\x89PNG"
+    page = Path(write_report(one, None)).read_text()
+    assert all(outcome.title in page for outcome in found)
+    with pytest.raises(UserError, match="no frontal images in split holdout"):
+        analyze(one.root.url, None, AnalysisSettings(split="holdout"))
 
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(

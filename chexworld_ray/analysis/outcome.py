@@ -1,0 +1,45 @@
+"""What an analysis found: a table, and the curves of its picture."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from chexworld_ray import storage
+from chexworld_ray.metrics.bootstrap import bootstrap
+
+FOLDER = "analyses"  # of a run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Table and curves of one analysis, for the trained model and the same model before training."""
+
+    name: str
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str
+    """How to read it."""
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    """Line of the picture → values."""
+
+
+def read_outcomes(run: storage.Place) -> list[Outcome]:
+    """What was found of a run so far."""
+    files = [file for file in storage.children(run / FOLDER) if file.name.endswith(".json")]
+    return [Outcome(**json.loads(storage.fetch(file))) for file in files]
+
+
+def interval(values_N: np.ndarray, patients: Sequence[str]) -> str:
+    """Mean over images, with a 95 % interval by patient."""
+    known = np.isfinite(values_N)
+
+    def mean(weights_KN: np.ndarray) -> np.ndarray:
+        kept_KN = weights_KN * known
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return kept_KN @ np.nan_to_num(values_N) / kept_KN.sum(axis=1)
+
+    found = bootstrap(mean, patients, seed=0)
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

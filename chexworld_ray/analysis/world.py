@@ -1,0 +1,119 @@
+"""A trained world model to ask questions of: both encoders and the predictor, out of a checkpoint.
+
+Legend: B images, H height, W width, N patches, T queries, D width, A = 6: what the predictor is told.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from chexworld_ray.config import Science
+from chexworld_ray.models.encoder import Encoder, build_encoder, suit_device
+from chexworld_ray.models.positions import grid_positions
+from chexworld_ray.models.predictor import Predictor, QueryTensors
+from chexworld_ray.models.weights import read_encoder
+from chexworld_ray.objectives.queries import query_positions
+from chexworld_ray.training import checkpoint
+from chexworld_ray.training.run import Run
+from chexworld_ray.views.actions import IDENTITY
+from chexworld_ray.views.relative import SAME_PLACE
+
+
+@dataclass(frozen=True)
+class World:
+    """f, f'' and g in eval mode, without gradient."""
+
+    name: Literal["trained", "random"]
+    encoder: Encoder
+    target: Encoder
+    predictor: Predictor
+    science: Science
+    pixels: tuple[float, float]
+    device: torch.device
+
+    @property
+    def grid(self) -> int:
+        """Patches of a side."""
+        return self.science.model.grid
+
+
+def read_world(folder: Path, one: Run, device: torch.device) -> World:
+    """The world model of a whole checkpoint in a local folder."""
+    encoder, target = (
+        read_encoder((folder / name).read_bytes(), f"{one.root.url} ({name})")[0]
+        for name in (checkpoint.ENCODER, checkpoint.TARGET)
+    )
+    predictor = Predictor(one.science.model)
+    predictor.load_state_dict(load_file(folder / checkpoint.PREDICTOR))
+    return _ready("trained", encoder, target, predictor, one, device)
+
+
+def random_world(one: Run, device: torch.device) -> World:
+    """The same model before training: what its architecture alone can do."""
+    encoder = build_encoder(one.science.model, one.science.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(one.science.seed)
+        predictor = Predictor(one.science.model)
+    return _ready("random", encoder, encoder, predictor, one, device)
+
+
+def _ready(
+    name: Literal["trained", "random"],
+    encoder: Encoder,
+    target: Encoder,
+    predictor: Predictor,
+    one: Run,
+    device: torch.device,
+) -> World:
+    parts = [part.requires_grad_(False).eval().to(device) for part in (encoder, target, predictor)]
+    for part in parts:
+        suit_device(part, device)
+    return World(name, encoder, target, predictor, one.science, one.pixels, device)
+
+
+@torch.inference_mode()
+def features(world: World, clean_BHW: Tensor) -> Tensor:
+    """What is to be predicted of images on [0, 1]: f''(y), LayerNormed without affine, BxNxD."""
+    tokens = world.target(_normalised(world, clean_BHW))
+    return F.layer_norm(tokens, tokens.shape[-1:])
+
+
+@torch.inference_mode()
+def context(world: World, seen_BHW: Tensor) -> Tensor:
+    """f(x) of whole images on [0, 1], BxNxD."""
+    return world.encoder(_normalised(world, seen_BHW))
+
+
+@torch.inference_mode()
+def predictions(world: World, context_BND: Tensor, told_BA: Tensor, relative_B6: Tensor | None = None) -> Tensor:
+    """g(f(x); a) at every patch of a view, BxNxD: the view that is seen, or one that lies at `relative_B6` of it."""
+    count = len(context_BND)
+    places_N2 = grid_positions(world.grid, world.device)
+    places_BN2 = places_N2.expand(count, -1, -1)
+    if relative_B6 is None:
+        relative_B6 = torch.tensor(SAME_PLACE, device=world.device).expand(count, -1)
+    every = torch.ones(places_BN2.shape[:2], dtype=torch.bool, device=world.device)
+    asked = QueryTensors(query_positions(places_BN2, relative_B6, world.grid), every, relative_B6[:, 2:4], told_BA)
+    return world.predictor(context_BND, places_BN2, every, asked)
+
+
+def told(world: World, actions_BA: Tensor | None, count: int) -> Tensor:
+    """What the predictor is told: photometric actions (None: the identity), and no mirror, Bx6."""
+    if actions_BA is None:
+        actions_BA = torch.tensor(IDENTITY, device=world.device).expand(count, -1)
+    return torch.cat([actions_BA, torch.zeros(count, 1, device=world.device)], dim=1)
+
+
+def _normalised(world: World, images_BHW: Tensor) -> Tensor:
+    return (images_BHW - world.pixels[0]) / world.pixels[1]
+
+
+def ranks(errors_C: Tensor, true: int) -> int:
+    """How many candidates fit better than the true one; half of those that fit as well."""
+    best = errors_C[true]
+    return int((errors_C < best).sum()) + (int((errors_C == best).sum()) - 1) // 2

@@ -1,0 +1,64 @@
+"""A picture of each analysis, and its table as text."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from chexworld_ray.analysis.layout import EDGES
+from chexworld_ray.analysis.outcome import Outcome
+from chexworld_ray.analysis.retrieval import KS
+from chexworld_ray.reports.figures import to_png
+
+
+def picture(outcome: Outcome) -> bytes:
+    """A PNG of its curves."""
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+    DRAWN[outcome.name](figure.subplots(), outcome)
+    return to_png(figure)
+
+
+def _retrieval(axis: Axes, outcome: Outcome) -> None:
+    width = 0.8 / len(outcome.curves)
+    for number, (name, values) in enumerate(outcome.curves.items()):
+        axis.bar(np.arange(len(KS)) + number * width, values, width, label=name)
+    axis.set_xticks(np.arange(len(KS)) + 0.4 - width / 2, [f"recall@{k}" for k in KS])
+    axis.set_ylim(0, 1)
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3, axis="y")
+
+
+def _layout(axis: Axes, outcome: Outcome) -> None:
+    labels = ["inside", *(f"{low:g}-{high:g}" for low, high in pairwise(EDGES))]
+    for name, values in outcome.curves.items():
+        axis.plot(values, marker="o", label=name)
+    axis.set_xticks(range(len(labels)), labels)
+    axis.axhline(0.0, color="grey", linewidth=0.8)
+    axis.set_xlabel("distance from what is seen, sides of the view")
+    axis.set_ylabel("variance explained")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+
+
+def _capacity(axis: Axes, outcome: Outcome) -> None:
+    for name, shares in outcome.curves.items():
+        axis.plot(np.arange(1, len(shares) + 1), np.maximum(shares, 1e-9), label=name)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("dimension, by variance")
+    axis.set_ylabel("share of the variance")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+
+
+DRAWN: dict[str, Callable[[Axes, Outcome], None]] = {"retrieval": _retrieval, "layout": _layout, "capacity": _capacity}
+
+
+def analysis_table(outcome: Outcome) -> str:
+    """Title, aligned table and how to read it."""
+    lines = [outcome.columns, *outcome.rows]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(outcome.columns))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([outcome.title, *text, outcome.note])

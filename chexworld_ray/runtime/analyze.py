@@ -1,0 +1,102 @@
+"""Analyses of a run's newest checkpoint beside its random start: each a Ray task on the slots of evaluation."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from chexworld_ray import storage
+from chexworld_ray.analysis.capacity import Features, capacity
+from chexworld_ray.analysis.layout import layout
+from chexworld_ray.analysis.outcome import FOLDER, Outcome
+from chexworld_ray.analysis.retrieval import retrieval
+from chexworld_ray.analysis.settings import AnalysisSettings
+from chexworld_ray.analysis.world import random_world, read_world
+from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.features import PROJECTIONS
+from chexworld_ray.reports.analyses import picture
+from chexworld_ray.runtime.cluster import EVAL_SLOT, connect, say, total
+from chexworld_ray.runtime.subjects import Subject, device, extract, newest_subject, random_subject
+from chexworld_ray.shards import manifest as manifests
+from chexworld_ray.shards.decode import decode_grey_jpeg
+from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.parquet import read_table
+from chexworld_ray.shards.reader import read_row_group
+from chexworld_ray.training import run
+from chexworld_ray.views.batch import whole_view
+
+
+def analyze(run_url: str, data_url: str | None, settings: AnalysisSettings) -> list[Outcome]:
+    """Run the analyses asked for; each is written to `<run>/analyses/` as JSON and as a picture.
+
+    `data_url`: by default what the run was trained on.
+
+    Raises:
+        UserError: no such run, data or analysis, no whole checkpoint, or no image in the split.
+    """
+    wanted = settings.analyses
+    one = run.load_url(run_url)
+    manifest = manifests.load(data_url or one.data[0]["url"])
+    if not manifest.select((settings.split,), PROJECTIONS):
+        raise UserError(f"{manifest.root.url}: no frontal images in split {settings.split}")
+    connect()
+    slot = {EVAL_SLOT: 1.0} if total(EVAL_SLOT) > 0 else {}
+    on_slot = ray.remote(_of_worlds).options(num_cpus=1, num_gpus=float(total("GPU") > 0), resources=slot)
+    pending = {name: on_slot.remote(name, run_url, manifest, settings) for name in wanted if name != "capacity"}
+    if "capacity" in wanted:
+        subjects = [newest_subject(one, manifest, None), random_subject(one, manifest, None)]
+        pending["capacity"] = ray.put(_capacity(subjects, manifest, settings))
+    found = []
+    for name in wanted:
+        outcome: Outcome = ray.get(pending[name])
+        storage.write_json(one.root / FOLDER / f"{name}.json", asdict(outcome))
+        storage.write_bytes(one.root / FOLDER / f"{name}.png", picture(outcome))
+        say(f"{name}: {(one.root / FOLDER / name).url}.png")
+        found.append(outcome)
+    return found
+
+
+def _of_worlds(name: str, run_url: str, manifest: Manifest, settings: AnalysisSettings) -> Outcome:
+    """An analysis that asks the predictor, of the trained model and of the same before training."""
+    one = run.load_url(run_url)
+    with run.newest_whole(run_url) as folder:
+        worlds = [read_world(folder, one, device()), random_world(one, device())]
+    rows = list(_rows(manifest, settings))
+    patients = [row["patient_id"] for row in rows]
+    if name == "layout":
+        return layout(worlds, [decode_grey_jpeg(row["image"]) for row in rows], patients, settings.candidates)
+    views = np.stack([whole_view(row["image"], one.science.model.image_size) for row in rows])
+    return retrieval(worlds, views, patients, settings.candidates)
+
+
+def _rows(manifest: Manifest, settings: AnalysisSettings) -> Iterator[dict[str, Any]]:
+    """The first images of the split: shards are shuffled."""
+    left = settings.images
+    for file in manifest.select((settings.split,), PROJECTIONS):
+        for index in range(len(file.row_groups)):
+            if left > 0:
+                table = read_row_group((manifest.root / file.path).url, index, ("image", "patient_id"))
+                yield from table.slice(0, left).to_pylist()
+                left -= table.num_rows
+
+
+def _capacity(subjects: Sequence[Subject], manifest: Manifest, settings: AnalysisSettings) -> Outcome:
+    datasets = {name for file in manifest.files for name in file.datasets}
+    extract(subjects, manifest, (settings.train_split, settings.split), datasets, "features")
+    found, keys = [], {}
+    for subject in subjects:
+        table = pa.concat_tables(
+            [read_table(file) for file in storage.children(subject.inputs("features"))], promote_options="default"
+        )
+        parts = {}
+        for split in (settings.train_split, settings.split):
+            part = table.filter(pa.array([name == split for name in table["split"].to_pylist()], pa.bool_()))
+            flat = part["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            parts[split] = flat.reshape(part.num_rows, -1)
+            keys[split] = (part["dataset"].to_pylist(), part["patient_id"].to_pylist())
+        of = "random" if subject.kind == "random" else "trained"
+        found.append(Features(of, parts[settings.train_split], parts[settings.split]))
+    return capacity(found, keys[settings.train_split], keys[settings.split])

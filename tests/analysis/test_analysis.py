@@ -1,0 +1,117 @@
+"""What the analyses ask is what was trained, and their numbers say what they claim to say."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chexworld_ray.analysis.capacity import Features, capacity
+from chexworld_ray.analysis.layout import _pair, layout, outside
+from chexworld_ray.analysis.outcome import interval
+from chexworld_ray.analysis.retrieval import retrieval
+from chexworld_ray.analysis.settings import AnalysisSettings
+from chexworld_ray.analysis.world import World, context, features, predictions, ranks, told
+from chexworld_ray.config import ModelSettings, ObjectiveSettings, Science
+from chexworld_ray.errors import UserError
+from chexworld_ray.models.encoder import build_encoder
+from chexworld_ray.objectives.world_model import WorldModel, normalised_targets
+from chexworld_ray.views.batch import CropBatch, make_batch
+from chexworld_ray.views.masks import Masks
+
+MODEL = ModelSettings(image_size=48, patch_size=12, width=32, depth=2, heads=2, predictor_width=16, predictor_depth=2)
+SCIENCE = Science(model=MODEL, objective=ObjectiveSettings(cross_view_targets="all"), global_batch=3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldModel:
+    torch.manual_seed(0)
+    return WorldModel(MODEL, SCIENCE.objective, build_encoder(MODEL, 1)).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def world(model: WorldModel) -> World:
+    target = build_encoder(MODEL, 2).eval()
+    return World("trained", model.encoder, target, model.predictor, SCIENCE, (0.5, 0.25), CPU)
+
+
+def test_the_predictor_is_asked_as_in_training(model: WorldModel, world: World) -> None:
+    """Of whole views, every patch, in the own view and in the other: what the world model itself predicts."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([[(0, 0, 50, 60), (13, 7, 50, 60)]] * 3, np.int32)
+    crops = CropBatch(rng.integers(0, 255, (3, 2, 48, 48), np.uint8), boxes, np.arange(3), np.ones(3, np.float32))
+    batch = make_batch(crops, SCIENCE, *world.pixels, CPU)
+    every = torch.arange(16).expand(6, -1)
+    whole = torch.ones_like(every, dtype=torch.bool)
+    batch = dataclasses.replace(batch, masks=Masks(every, whole, every, whole))
+    wanted = model(batch, normalised_targets(world.target, batch)).predictions_RBTD
+    seen, clean = (part * world.pixels[1] + world.pixels[0] for part in (batch.seen_BVHW, batch.clean_BVHW))
+    asked = told(world, batch.actions_BVA[:, 0], 3)
+    eyes = context(world, seen[:, 0])
+    assert torch.allclose(predictions(world, eyes, asked), wanted[0], atol=1e-4)
+    assert torch.allclose(predictions(world, eyes, asked, batch.relative_BV6[:, 0]), wanted[2], atol=1e-4)
+    assert torch.allclose(features(world, clean[:, 1]), normalised_targets(world.target, batch)[:, 1], atol=1e-4)
+
+
+@given(st.integers(0, 50), st.integers(40, 90), st.integers(40, 90))
+def test_offsets_say_where_the_target_lies(world: World, number: int, height: int, width: int) -> None:
+    """On a ramp the grey difference of two crops is their distance, whatever the sides of the image."""
+    for axis, side in enumerate((height, width)):
+        ramp = np.broadcast_to(np.arange(side)[:, None] if axis == 0 else np.arange(side), (height, width))
+        pair = _pair(np.ascontiguousarray(ramp.astype(np.uint8)), world, number, 8)
+        moved = 255.0 * float((pair.target_1SS - pair.context_1SS).mean())
+        assert float(pair.offsets_C2[0, axis]) * (side // 2) == pytest.approx(moved, abs=0.75)
+        assert (pair.offsets_C2.abs() * (side // 2) <= side).all()
+
+
+def test_distance_outside_of_a_grid_is_in_its_sides() -> None:
+    places = torch.tensor([[0.0, 0.0], [3.0, 2.5], [-2.0, 1.0], [3.0, 7.0], [-3.0, 7.0]])
+    assert outside(places, 4).tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.25])
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=9), st.integers(0, 8))
+def test_a_rank_counts_what_fits_better(errors: list[int], true: int) -> None:
+    true = true % len(errors)
+    found = ranks(torch.tensor(errors, dtype=torch.float32), true)
+    better, as_well = sum(e < errors[true] for e in errors), sum(e == errors[true] for e in errors) - 1
+    assert better <= found <= better + as_well
+
+
+def test_a_model_that_knows_nothing_is_at_chance(world: World) -> None:
+    views = np.random.default_rng(0).integers(0, 255, (6, 48, 48), np.uint8)
+    found = retrieval([world], views, list("aabbcc"), 16)
+    for line in (values for name, values in found.curves.items() if name != "chance"):
+        assert line == pytest.approx([1 / 16, 3 / 16, 5 / 16], abs=0.15)
+    assert found.curves["chance"] == [1 / 16, 3 / 16, 5 / 16]
+    again = retrieval([world], views, list("aabbcc"), 16)
+    assert again == found
+    told_of = layout([world], list(views), list("aabbcc"), 16)
+    assert len(told_of.rows[0]) == len(told_of.columns)
+
+
+def test_collapse_and_the_hospital_are_seen_in_the_features() -> None:
+    rng = np.random.default_rng(0)
+    where = ["here" if at % 2 else "there" for at in range(400)]
+    patients = [f"p{at // 4}" for at in range(400)]
+
+    def row(name: str, values: Any) -> list[str]:
+        keys = (where, patients)
+        return capacity([Features(name, values, values)], keys, keys).rows[0]
+
+    plain = row("plain", rng.normal(size=(400, 8)).astype(np.float32))
+    assert 7.0 < float(plain[1]) <= 8.0
+    assert float(plain[4].split()[0]) == pytest.approx(0.5, abs=0.12)
+    flat = row("flat", np.outer(rng.normal(size=400), np.arange(1.0, 9.0)).astype(np.float32))
+    assert float(flat[1]) == pytest.approx(1.0, abs=0.01)
+    apart = rng.normal(size=(400, 8)) + 9.0 * (np.array(where) == "here")[:, None]
+    assert float(row("apart", apart.astype(np.float32))[4].split()[0]) == 1.0
+
+
+def test_intervals_leave_out_images_without_a_value_and_names_are_checked() -> None:
+    assert interval(np.array([0.0, 1.0, np.nan]), ["a", "b", "c"]).startswith("0.500 [")
+    with pytest.raises(UserError, match="retrieval, layout, capacity"):
+        _ = AnalysisSettings(only="svm").analyses
