@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from chexworld_ray import __version__, recipes
-from chexworld_ray.commands.analysis import Analyze
+from chexworld_ray.commands.analysis import Analyze, Embed, Neighbours
 from chexworld_ray.commands.benchmark import Benchmark
 from chexworld_ray.commands.cluster import Doctor, Drain, Submit
 from chexworld_ray.commands.data import Ingest, Inspect, Phantoms
@@ -35,6 +35,8 @@ COMMANDS: dict[str, Any] = {
     "evaluate": Evaluate,
     "sweep": Sweep,
     "analyze": Analyze,
+    "embed": Embed,
+    "neighbours": Neighbours,
     "report": Report,
     "import": Import,
     "export": Export,

@@ -1,4 +1,4 @@
-"""What a trained model knows: analyze. Arguments only; what does the work is imported inside `run`."""
+"""What a model knows: analyze, embed, neighbours. Arguments only; what does the work is imported inside `run`."""
 
 import dataclasses
 import sys
@@ -9,6 +9,7 @@ import tyro
 
 from chexworld_ray.analysis.settings import AnalysisSettings
 from chexworld_ray.commands.common import UNPREFIXED, json_line
+from chexworld_ray.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +33,58 @@ class Analyze:
         print(text, file=sys.stderr if self.json else sys.stdout)
         if self.json:
             json_line({"analyses": [dataclasses.asdict(outcome) for outcome in found]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Write the features of a data set as Parquet: one row an image, with ids and labels. Killed, it goes on."""
+
+    run_url: Annotated[str | None, tyro.conf.arg(name="run")] = None
+    """URL of the run whose newest target encoder is used."""
+    encoder: str | None = None
+    """Somebody else's encoder instead: timm:NAME or timm:NAME@FILE."""
+    data: str
+    """Data set."""
+    out: str
+    """Folder for the features."""
+    tokens: bool = False
+    """All tokens of each image instead of their mean."""
+    image_size: int | None = None
+    """Side of the view (pixels); unset: what the encoder was trained on."""
+    json: bool = False
+    """Print one JSON object on stdout at the end."""
+
+    def run(self) -> None:
+        from chexworld_ray.runtime.embed import embed_data
+
+        encoder = self.run_url or self.encoder
+        if encoder is None or (self.run_url and self.encoder):
+            raise UserError("embed: --run URL or --encoder timm:NAME, one of them")
+        if self.encoder and not self.encoder.startswith("timm:"):
+            raise UserError(f"--encoder {self.encoder}: timm:NAME or timm:NAME@FILE; runs are named with --run")
+        count = embed_data(encoder, self.data, self.out, self.image_size, tokens=self.tokens)
+        if self.json:
+            json_line({"images": count, "out": self.out})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    """Show the images of an embedded data set that look most like a file."""
+
+    embeddings: str
+    """Folder that `embed` wrote."""
+    image: str
+    """File of any kind that ingest reads."""
+    count: int = 9
+    """How many."""
+    out: str = "neighbours.png"
+    """Picture to write."""
+
+    def run(self) -> None:
+        from chexworld_ray.reports.neighbours import neighbours_picture, neighbours_table
+        from chexworld_ray.runtime.embed import neighbours
+        from chexworld_ray.storage import place, write_bytes
+
+        query, found = neighbours(self.embeddings, self.image, self.count)
+        write_bytes(place(self.out), neighbours_picture(query, found))
+        print(neighbours_table(found))  # noqa: T201

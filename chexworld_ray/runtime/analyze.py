@@ -19,7 +19,8 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import PROJECTIONS
 from chexworld_ray.reports.analyses import picture
 from chexworld_ray.runtime.cluster import EVAL_SLOT, connect, say, total
-from chexworld_ray.runtime.subjects import Subject, device, extract, newest_subject, random_subject
+from chexworld_ray.runtime.extraction import device, extract
+from chexworld_ray.runtime.subjects import Subject, newest_subject, random_subject
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.shards.manifest import Manifest
@@ -84,13 +85,11 @@ def _rows(manifest: Manifest, settings: AnalysisSettings) -> Iterator[dict[str, 
 
 
 def _capacity(subjects: Sequence[Subject], manifest: Manifest, settings: AnalysisSettings) -> Outcome:
-    datasets = {name for file in manifest.files for name in file.datasets}
-    extract(subjects, manifest, (settings.train_split, settings.split), datasets, "features")
+    wanted = [subject.extraction("features") for subject in subjects]
+    extract(wanted, manifest, manifest.select((settings.train_split, settings.split), PROJECTIONS))
     found, keys = [], {}
-    for subject in subjects:
-        table = pa.concat_tables(
-            [read_table(file) for file in storage.children(subject.inputs("features"))], promote_options="default"
-        )
+    for subject, one in zip(subjects, wanted, strict=True):
+        table = pa.concat_tables([read_table(file) for file in storage.children(one.folder)], promote_options="default")
         parts = {}
         for split in (settings.train_split, settings.split):
             part = table.filter(pa.array([name == split for name in table["split"].to_pylist()], pa.bool_()))

@@ -12,12 +12,14 @@ from typing import Any
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.features import PROJECTIONS
 from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, merge, read_results, result_rows, write_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.evaluation.tasks import Task, parse_tasks
 from chexworld_ray.evaluation.trial import NEEDS, Trial
 from chexworld_ray.runtime.cluster import connect, say
-from chexworld_ray.runtime.subjects import FOLDER, PREDICTOR, Subject, extract, foreign_subject, subjects_of
+from chexworld_ray.runtime.extraction import extract
+from chexworld_ray.runtime.subjects import FOLDER, PREDICTOR, Subject, foreign_subject, subjects_of
 from chexworld_ray.runtime.trials import FACTS, TrialJob, run_jobs
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.manifest import Manifest
@@ -91,10 +93,11 @@ def score(
 ) -> list[ScoredTrial]:
     """Scores of every trial, those that are not there yet computed under Tune."""
     datasets = {task.dataset for task in tasks}
+    files = [file for file in manifest.select(settings.splits, PROJECTIONS) if datasets & set(file.datasets)]
     needs = {NEEDS[protocol] for protocol in settings.protocols}
     for inputs in ("features", "tokens"):
         if inputs in needs:
-            extract(subjects, manifest, settings.splits, datasets, inputs)
+            extract([subject.extraction(inputs) for subject in subjects], manifest, files)
     wanted = [
         (subject, trial, _file(subject, trial, settings)) for subject in subjects for trial in _trials(tasks, settings)
     ]
@@ -104,7 +107,7 @@ def score(
             manifest.url,
             subject.encoder.url,
             (subject.folder / PREDICTOR).url if settings.finetune.predictor and subject.kind != "foreign" else None,
-            subject.inputs("tokens" if NEEDS[trial.protocol] == "tokens" else "features").url,
+            subject.extraction("tokens" if NEEDS[trial.protocol] == "tokens" else "features").folder.url,
             subject.image_size,
             file.url,
         )

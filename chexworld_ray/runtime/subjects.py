@@ -1,38 +1,29 @@
-"""Encoders under evaluation: copied out of reach of their run's retention, and their features, extracted once.
+"""Encoders under evaluation, copied out of reach of their run's retention.
 
 `<run>/evaluations/<data version>/<random | checkpoint_…>/` holds an encoder, its features and tokens, and the scores.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
 
-import pyarrow as pa
-import ray.data
 import torch
 from safetensors.torch import save
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.features import PROJECTIONS, embed, feature_table, row_columns
 from chexworld_ray.evaluation.results import Kind
-from chexworld_ray.models.backbone import PREFIX, Backbone, Size, read_backbone, timm_bytes
-from chexworld_ray.models.device import keep_freed_memory
+from chexworld_ray.models.backbone import PREFIX, timm_bytes
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.predictor import Predictor
 from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.runtime.cluster import say
+from chexworld_ray.runtime.extraction import Extraction, Inputs
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.parquet import write_table
-from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.run import Run
 
 FOLDER = "evaluations"
 ENCODER, PREDICTOR = "target.safetensors", "predictor.safetensors"
-Inputs = Literal["features", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +42,10 @@ class Subject:
         """Its file."""
         return self.folder / ENCODER
 
-    def inputs(self, kind: Inputs) -> storage.Place:
-        """Folder of its features or tokens."""
-        return self.folder / (kind if self.image_size is None else f"{kind}-{self.image_size}")
+    def extraction(self, kind: Inputs) -> Extraction:
+        """Where its features or tokens are, and what they are made with."""
+        name = kind if self.image_size is None else f"{kind}-{self.image_size}"
+        return Extraction(self.encoder.url, self.image_size, self.folder / name, kind)
 
 
 def subjects_of(one: Run, manifest: Manifest, image_size: int | None, *, every: bool) -> list[Subject]:
@@ -135,64 +127,3 @@ def foreign_subject(source: str, home: storage.Place, manifest: Manifest, image_
     if not storage.exists(subject.encoder):
         storage.write_bytes(subject.encoder, data)
     return subject
-
-
-def extract(
-    subjects: Sequence[Subject], manifest: Manifest, splits: Sequence[str], datasets: set[str], inputs: Inputs
-) -> None:
-    """Features (or tokens) of every row group that has none yet, for every encoder, in one Ray Data pass."""
-    jobs = list(_due(subjects, manifest, splits, datasets, inputs))
-    if not jobs:
-        return
-    say(f"{inputs}: {len(jobs)} row groups of {len(subjects)} encoders")
-    columns = (*row_columns(manifest), "image")
-
-    def extract_block(block: pa.Table) -> pa.Table:
-        for job in block.to_pylist():
-            _extract_one(job, columns, tokens=inputs == "tokens")
-        return block.select(["index"])
-
-    blocks = [pa.Table.from_pylist([job]) for job in jobs]
-    whole = ray.data.from_arrow(blocks).map_batches(extract_block, batch_size=None, batch_format="pyarrow")
-    for _ in whole.iter_rows():
-        pass
-
-
-def _due(
-    subjects: Sequence[Subject], manifest: Manifest, splits: Sequence[str], datasets: set[str], inputs: Inputs
-) -> Iterator[dict[str, Any]]:
-    for subject in subjects:
-        folder = subject.inputs(inputs)
-        done = {file.name for file in storage.children(folder)}
-        for file in manifest.select(tuple(splits), PROJECTIONS):
-            if not datasets & set(file.datasets):
-                continue
-            for index in range(len(file.row_groups)):
-                part = f"{file.path.removesuffix('.parquet')}-{index:03d}.parquet"
-                if part not in done:
-                    yield {
-                        "encoder": subject.encoder.url,
-                        "image_size": subject.image_size or 0,
-                        "url": (manifest.root / file.path).url,
-                        "index": index,
-                        "out": (folder / part).url,
-                    }
-
-
-def device() -> torch.device:
-    """Where a task or trial computes."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@lru_cache(maxsize=2)
-def _open_encoder(url: str, image_size: int) -> Backbone:
-    keep_freed_memory()
-    backbone = read_backbone(storage.fetch(storage.place(url)), url, Size(image=image_size or None))
-    return backbone.requires_grad_(False).eval().to(device())
-
-
-def _extract_one(job: dict[str, Any], columns: Sequence[str], *, tokens: bool) -> None:
-    rows = read_row_group(job["url"], job["index"], columns)
-    backbone = _open_encoder(job["encoder"], job["image_size"])
-    found = embed(backbone, rows["image"].to_pylist(), device(), tokens=tokens)
-    write_table(storage.place(job["out"]), feature_table(rows, found))

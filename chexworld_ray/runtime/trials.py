@@ -17,8 +17,8 @@ from chexworld_ray.evaluation.trial import NEEDS, Scored, Trial, run_trial
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.models.device import keep_freed_memory
 from chexworld_ray.runtime.cluster import EVAL_SLOT, say, total, user_error
+from chexworld_ray.runtime.extraction import device
 from chexworld_ray.runtime.filesystem import ray_storage
-from chexworld_ray.runtime.subjects import device
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.parquet import write_table
 

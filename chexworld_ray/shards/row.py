@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import imagehash
@@ -46,6 +46,39 @@ class Stopwatch:
             self.seconds[part] += time.perf_counter() - began
 
 
+class Prepared(NamedTuple):
+    """A radiograph as shards hold it, and how it came to be."""
+
+    decoded: Decoded
+    geometry: Geometry
+    cropped: bool
+    """Black borders were cropped."""
+    pixels_HW: np.ndarray
+    encoded: bytes
+
+
+def prepare(
+    data: bytes, settings: WriteSettings, watch: Stopwatch, encoding: Literal["detect", "jsrt"] = "detect"
+) -> Prepared:
+    """Decode, check, crop, shrink and encode a file's bytes.
+
+    Raises:
+        Rejected: the file can't become a radiograph.
+    """
+    with watch.on("decode"):
+        decoded = decode_file(data, settings.clean.max_megapixels, encoding)
+    with watch.on("clean"):
+        clean.check(decoded.pixels_HW, settings.clean)
+        crop = clean.content_box(decoded.pixels_HW, settings.clean)
+    upright = (decoded.pixels_HW.shape[0], decoded.pixels_HW.shape[1])
+    geometry = Geometry.plan(decoded.orientation, upright, crop, settings.longest_side)
+    with watch.on("resize"):
+        pixels_HW = geometry.image(decoded.pixels_HW)
+    with watch.on("encode"):
+        encoded = encode_grey_jpeg(pixels_HW, settings.jpeg_quality)
+    return Prepared(decoded, geometry, crop != (0, 0, *upright), pixels_HW, encoded)
+
+
 def shard_row(
     row: SourceRow,
     data: bytes,
@@ -60,22 +93,12 @@ def shard_row(
     Raises:
         Rejected: the file can't become a radiograph.
     """
-    with watch.on("decode"):
-        decoded = decode_file(data, settings.clean.max_megapixels, row.encoding)
-    with watch.on("clean"):
-        clean.check(decoded.pixels_HW, settings.clean)
-        crop = clean.content_box(decoded.pixels_HW, settings.clean)
-    upright = (decoded.pixels_HW.shape[0], decoded.pixels_HW.shape[1])
-    geometry = Geometry.plan(decoded.orientation, upright, crop, settings.longest_side)
-    with watch.on("resize"):
-        pixels_HW = geometry.image(decoded.pixels_HW)
-    with watch.on("encode"):
-        encoded = encode_grey_jpeg(pixels_HW, settings.jpeg_quality)
+    decoded, geometry, cropped, pixels_HW, encoded = prepare(data, settings, watch, row.encoding)
     with watch.on("hash"):
         digest = hashlib.sha256(data).hexdigest()
         phash = perceptual_hash(pixels_HW) if settings.clean.near_duplicates is not None else None
     who = identify(row, decoded.header, key, settings)
-    flags = decoded.flags + (["border_cropped"] if crop != (0, 0, *upright) else [])
+    flags = decoded.flags + (["border_cropped"] if cropped else [])
     with watch.on("masks"):
         masks = _masks(row, read, columns, geometry, decoded, flags)
     record: dict[str, Any] = {

@@ -1,0 +1,85 @@
+"""A data set's features into a folder, by Ray Data; killed, the same command goes on."""
+
+from dataclasses import asdict, replace
+
+from chexworld_ray import storage
+from chexworld_ray.analysis.embeddings import (
+    ENCODER,
+    FACTS,
+    PARTS,
+    Embeddings,
+    Neighbour,
+    nearest,
+    query_image,
+    read_facts,
+    write_facts,
+)
+from chexworld_ray.config import difference
+from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.features import PROJECTIONS, embed
+from chexworld_ray.models.backbone import Size, read_backbone
+from chexworld_ray.runtime.cluster import connect, say
+from chexworld_ray.runtime.extraction import Extraction, Inputs, device, extract
+from chexworld_ray.runtime.subjects import foreign_subject, newest_subject
+from chexworld_ray.shards import manifest as manifests
+from chexworld_ray.shards.decode import Rejected
+from chexworld_ray.training import run
+
+SPLITS = ("train", "val", "test")
+
+
+def embed_data(encoder: str, data_url: str, out_url: str, image_size: int | None, *, tokens: bool) -> int:
+    """Features of every frontal image; returns how many there are. `encoder`: URL of a run, or timm:NAME[@FILE].
+
+    The encoder is copied beside them, so that a run that trains on changes nothing, and what comes later is comparable.
+
+    Raises:
+        UserError: no such encoder or data, or the folder holds other embeddings.
+    """
+    manifest, out = manifests.load(data_url), storage.place(out_url)
+    kind: Inputs = "tokens" if tokens else "features"
+    asked = Embeddings(encoder.partition("@")[0], 0, manifest.url, manifest.data_version, kind, image_size)
+    if storage.exists(out / FACTS):
+        _refuse_others(read_facts(out), asked, out)
+    else:
+        subject = (
+            foreign_subject(encoder, out, manifest, image_size)
+            if encoder.startswith("timm:")
+            else newest_subject(run.load_url(encoder), manifest, image_size)
+        )
+        storage.write_bytes(out / ENCODER, storage.fetch(subject.encoder))
+        write_facts(out, replace(asked, images_seen=subject.images_seen))
+    connect()
+    files = manifest.select(SPLITS, PROJECTIONS)
+    extract([Extraction((out / ENCODER).url, image_size, out / PARTS, kind)], manifest, files)
+    count = sum(file.rows for file in files)
+    say(f"{kind} of {count} images: {out.url}")
+    return count
+
+
+def _refuse_others(there: Embeddings, asked: Embeddings, out: storage.Place) -> None:
+    changed = difference(asdict(replace(there, images_seen=0)), asdict(asked))
+    if changed:
+        raise UserError(f"{out.url} holds other embeddings ({'; '.join(changed)}); choose another --out")
+
+
+def neighbours(embeddings_url: str, image_url: str, count: int) -> tuple[bytes, list[Neighbour]]:
+    """The query as it was looked at (a JPEG), and the images of a data set that are nearest to it.
+
+    Raises:
+        UserError: no embeddings, or the file can't become a radiograph.
+    """
+    folder = storage.place(embeddings_url)
+    facts = read_facts(folder)
+    if facts.kind == "tokens":
+        raise UserError(f"{folder.url} holds tokens; neighbours are looked for among features (embed without --tokens)")
+    manifest = manifests.load(facts.data)
+    try:
+        query = query_image(storage.fetch(storage.place(image_url)), manifest)
+    except FileNotFoundError:
+        raise UserError(f"--image {image_url}: no such file") from None
+    except Rejected as error:
+        raise UserError(f"--image {image_url}: {error}") from None
+    backbone = read_backbone(storage.fetch(folder / ENCODER), facts.encoder, Size(image=facts.image_size))
+    features = embed(backbone.requires_grad_(False).eval().to(device()), [query], device())
+    return query, nearest(folder, manifest, features[0], count)

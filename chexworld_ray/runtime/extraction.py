@@ -1,0 +1,109 @@
+"""Features of an encoder by Ray Data, on CPUs or GPU actors: those of each row group go into a file of their own, once.
+
+A job that was killed goes on with the row groups that have no file yet.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray.data
+import torch
+
+from chexworld_ray import storage
+from chexworld_ray.analysis.embeddings import part_name
+from chexworld_ray.evaluation.features import embed, feature_table, row_columns
+from chexworld_ray.models.backbone import Backbone, Size, read_backbone
+from chexworld_ray.models.device import keep_freed_memory
+from chexworld_ray.runtime.cluster import EVAL_SLOT, say, total
+from chexworld_ray.shards.manifest import FileRecord, Manifest
+from chexworld_ray.shards.parquet import write_table
+from chexworld_ray.shards.reader import read_row_group
+
+Inputs = Literal["features", "tokens"]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What is made of images, and the folder that it goes to."""
+
+    encoder: str
+    """URL of its file."""
+    image_size: int | None
+    """Side of the view (pixels); None: what the encoder was trained on."""
+    folder: storage.Place
+    kind: Inputs
+    """features: mean over tokens; tokens: all of them."""
+
+
+def slots() -> int:
+    """How many may compute at a time: slots of evaluation where they are declared, else GPUs, else CPUs."""
+    return int(total(EVAL_SLOT) or total("GPU") or total("CPU")) or 1
+
+
+def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[FileRecord]) -> None:
+    """Features (or tokens) of every row group of some files that has none yet, in one pass of Ray Data."""
+    jobs = [job for one in wanted for job in _due(one, manifest, files)]
+    if not jobs:
+        return
+    say(f"{wanted[0].kind}: {len(jobs)} row groups of {len(wanted)} encoders")
+    gpu = total("GPU") > 0
+    work: Any = _Extractor if gpu else _extract
+    blocks = [pa.Table.from_pylist([job]) for job in jobs]
+    whole = ray.data.from_arrow(blocks).map_batches(
+        work,
+        fn_kwargs={"columns": (*row_columns(manifest), "image"), "kind": wanted[0].kind},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        num_gpus=float(gpu),
+        resources={EVAL_SLOT: 1.0} if total(EVAL_SLOT) > 0 else {},
+        concurrency=min(slots(), len(jobs)),
+    )
+    for _ in whole.iter_rows():
+        pass
+
+
+def _due(one: Extraction, manifest: Manifest, files: Sequence[FileRecord]) -> Iterator[dict[str, Any]]:
+    done = {file.name for file in storage.children(one.folder)}
+    for file in files:
+        for index in range(len(file.row_groups)):
+            part = part_name(file, index)
+            if part not in done:
+                yield {
+                    "encoder": one.encoder,
+                    "image_size": one.image_size or 0,
+                    "url": (manifest.root / file.path).url,
+                    "index": index,
+                    "out": (one.folder / part).url,
+                }
+
+
+def device() -> torch.device:
+    """Where an actor or trial computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _extract(block: pa.Table, columns: Sequence[str], kind: Inputs) -> pa.Table:
+    keep_freed_memory()
+    for job in block.to_pylist():
+        rows = read_row_group(job["url"], job["index"], columns)
+        backbone = _open_encoder(job["encoder"], job["image_size"])
+        found = embed(backbone, rows["image"].to_pylist(), device(), tokens=kind == "tokens")
+        write_table(storage.place(job["out"]), feature_table(rows, found))
+    return block.select(["index"])
+
+
+class _Extractor:
+    """An actor: Ray ends the process of a task that has had a GPU, and with it the open encoder."""
+
+    def __call__(self, block: pa.Table, columns: Sequence[str], kind: Inputs) -> pa.Table:
+        return _extract(block, columns, kind)
+
+
+@lru_cache(maxsize=2)
+def _open_encoder(url: str, image_size: int) -> Backbone:
+    backbone = read_backbone(storage.fetch(storage.place(url)), url, Size(image=image_size or None))
+    return backbone.requires_grad_(False).eval().to(device())
