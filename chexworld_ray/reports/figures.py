@@ -1,5 +1,6 @@
 """Curves of a run and of its results, as inline SVG."""
 
+import html
 import io
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,12 +28,12 @@ CURVES = (
 )
 
 
-def to_svg(figure: Figure) -> str:
-    """An SVG element without its XML header."""
+def to_svg(figure: Figure, told: str) -> str:
+    """An SVG element without its XML header; `told` is for who does not see it."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(told)}"', 1)
 
 
 def to_png(figure: Figure) -> bytes:
@@ -59,7 +60,7 @@ def training_curves(records: Sequence[dict[str, Any]]) -> str:
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.supxlabel("images seen", fontsize=9)
-    return to_svg(figure)
+    return to_svg(figure, "curves of training over images seen")
 
 
 def _lines(records: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
@@ -97,7 +98,7 @@ def elastic_curves(records: Sequence[dict[str, Any]]) -> str | None:
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     axes[2].set_xlabel("minutes since the first record that is kept", fontsize=9)
-    return to_svg(figure)
+    return to_svg(figure, "workers, images per second and loss over time")
 
 
 def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
@@ -117,7 +118,9 @@ def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
         return None
     tasks = sorted(groups)[:6]
     figure = Figure(figsize=(3.7 * min(3, len(tasks)), 2.9 * -(-len(tasks) // 3)), layout="constrained")
-    axes = figure.subplots(-(-len(tasks) // 3), min(3, len(tasks)), squeeze=False).flat
+    axes = list(figure.subplots(-(-len(tasks) // 3), min(3, len(tasks)), squeeze=False).flat)
+    for axis in axes[len(tasks) :]:
+        axis.set_axis_off()
     for axis, task in zip(axes, tasks, strict=False):
         for name, line in sorted(groups[task].items()):
             seen, values = [row.images_seen for row in line], [row.value for row in line]
@@ -129,4 +132,4 @@ def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
         axis.legend(fontsize=8)
     figure.supxlabel("images seen (0: random)", fontsize=9)
     figure.supylabel("test AUROC", fontsize=9)
-    return to_svg(figure)
+    return to_svg(figure, "test AUROC over images seen, with 95 % intervals")
