@@ -7,13 +7,14 @@ Legend: N images, S side of a view, C offsets, P patches, D width.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from chexworld_ray.analysis.outcome import Outcome, interval
-from chexworld_ray.analysis.world import World, context, features, predictions, ranks, told
+from chexworld_ray.analysis.world import World, context, features, predictions, rank_of, told
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.views.crops import cut
@@ -46,7 +47,7 @@ def layout(worlds: Sequence[World], images: Sequence[np.ndarray], patients: Sequ
 
 
 def _look(world: World, images: Sequence[np.ndarray], candidates: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pairs = [_pair(pixels, world, number, candidates) for number, pixels in enumerate(images)]
+    pairs = [make_pair(pixels, world, number, candidates) for number, pixels in enumerate(images)]
     wanted_NPD = torch.cat([features(world, pair.target_1SS) for pair in pairs])
     mean_D = wanted_NPD.mean(dim=(0, 1))
     explained, first, off = [], [], []
@@ -61,26 +62,27 @@ def _look(world: World, images: Sequence[np.ndarray], candidates: int) -> tuple[
         errors_P = (predicted_CPD[0] - wanted_PD).square().mean(dim=1)
         explained.append(_by_distance(errors_P, (mean_D - wanted_PD).square().mean(dim=1), distances_P))
         errors_C = (predicted_CPD - wanted_PD).norm(dim=2).mean(dim=1)
-        first.append(float(ranks(errors_C, 0) == 0))
+        first.append(float(rank_of(0, errors_C) == 0))
         off.append(float((pair.offsets_C2[int(errors_C.argmin())] - pair.offsets_C2[0]).norm()))
     return np.array(explained), np.array(first), np.array(off)
 
 
-class _Pair:
+class Pair(NamedTuple):
     """Context and target of one image (1xSxS on [0, 1]), and offsets of the target in sides of the view, true first."""
 
-    def __init__(self, context_1SS: Tensor, target_1SS: Tensor, offsets_C2: Tensor) -> None:
-        self.context_1SS, self.target_1SS, self.offsets_C2 = context_1SS, target_1SS, offsets_C2
+    context_1SS: Tensor
+    target_1SS: Tensor
+    offsets_C2: Tensor
 
 
-def _pair(pixels_HW: np.ndarray, world: World, number: int, candidates: int) -> _Pair:
+def make_pair(pixels_HW: np.ndarray, world: World, number: int, candidates: int) -> Pair:
     rng = np.random.default_rng([world.science.seed, number])
     size = np.maximum(1, (np.array(pixels_HW.shape) * PART).astype(int))
     corners = rng.integers(0, np.array(pixels_HW.shape) - size + 1, (candidates + 1, 2))
     crops = [cut(pixels_HW, np.concatenate([corner, size]), world.science.model.image_size) for corner in corners[:2]]
     seen, target = (torch.from_numpy(crop).to(world.device).float().div(255.0)[None] for crop in crops)
     offsets = torch.from_numpy((corners[1:] - corners[0]) / size).float().to(world.device)
-    return _Pair(seen, target, offsets)
+    return Pair(seen, target, offsets)
 
 
 def outside(places_P2: Tensor, grid: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,16 @@ from chexworld_ray import storage
 from chexworld_ray.metrics.bootstrap import bootstrap
 
 FOLDER = "analyses"  # of a run
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """An image (uint8 SxS), what is laid over it, and a place in it (row, column in sides)."""
+
+    title: str
+    view_SS: np.ndarray
+    heat_GG: np.ndarray | None
+    place: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,23 @@ class Outcome:
     """How to read it."""
     curves: dict[str, list[float]] = field(default_factory=dict)
     """Line of the picture → values."""
+    maps: list[HeatMap] = field(default_factory=list)
+    """Of the picture, and only of it."""
+
+    def record(self) -> dict[str, Any]:
+        """What is kept as JSON."""
+        return asdict(replace(self, maps=[]))
 
 
-def read_outcomes(run: storage.Place) -> list[Outcome]:
-    """What was found of a run so far."""
+def read_outcomes(run: storage.Place) -> list[tuple[Outcome, bytes]]:
+    """What was found of a run so far, with its pictures (PNG)."""
     files = [file for file in storage.children(run / FOLDER) if file.name.endswith(".json")]
-    return [Outcome(**json.loads(storage.fetch(file))) for file in files]
+    pictures = [run / FOLDER / f"{file.name.removesuffix('.json')}.png" for file in files]
+    return [
+        (Outcome(**json.loads(storage.fetch(file))), storage.fetch(picture))
+        for file, picture in zip(files, pictures, strict=True)
+        if storage.exists(picture)
+    ]
 
 
 def interval(values_N: np.ndarray, patients: Sequence[str]) -> str:

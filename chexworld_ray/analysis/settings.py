@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from chexworld_ray.errors import UserError
 
-Analysis = Literal["retrieval", "layout", "capacity"]
+Analysis = Literal["retrieval", "correspondence", "layout", "capacity"]
 ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
 
 
@@ -14,9 +14,10 @@ class AnalysisSettings:
     """All of it."""
 
     only: str = ",".join(ANALYSES)
-    """Comma-separated: retrieval, layout, capacity."""
+    """Comma-separated: retrieval, correspondence, layout, capacity."""
     images: int = 128
-    """Images that `retrieval` and `layout` look at; each takes some 400 passes through encoder and predictor."""
+    """Images that are looked at, but for `capacity`; `retrieval` and `layout` take some 400 passes through encoder and
+    predictor each."""
     candidates: int = 64
     """Actions (retrieval) and offsets (layout) that the true one is told from."""
     split: str = "test"

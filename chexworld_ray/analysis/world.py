@@ -113,7 +113,7 @@ def _normalised(world: World, images_BHW: Tensor) -> Tensor:
     return (images_BHW - world.pixels[0]) / world.pixels[1]
 
 
-def ranks(errors_C: Tensor, true: int) -> int:
+def rank_of(true: int, errors_C: Tensor) -> int:
     """How many candidates fit better than the true one; half of those that fit as well."""
     best = errors_C[true]
     return int((errors_C < best).sum()) + (int((errors_C == best).sum()) - 1) // 2

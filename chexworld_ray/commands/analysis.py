@@ -1,6 +1,5 @@
 """What a model knows: analyze, embed, neighbours. Arguments only; what does the work is imported inside `run`."""
 
-import dataclasses
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -32,7 +31,7 @@ class Analyze:
         text = "\n\n".join(analysis_table(outcome) for outcome in found)
         print(text, file=sys.stderr if self.json else sys.stdout)
         if self.json:
-            json_line({"analyses": [dataclasses.asdict(outcome) for outcome in found]})
+            json_line({"analyses": [outcome.record() for outcome in found]})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,16 +8,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chexworld_ray.analysis.layout import EDGES
-from chexworld_ray.analysis.outcome import Outcome
+from chexworld_ray.analysis.outcome import HeatMap, Outcome
 from chexworld_ray.analysis.retrieval import KS
 from chexworld_ray.reports.figures import to_png
 
 
 def picture(outcome: Outcome) -> bytes:
-    """A PNG of its curves."""
+    """A PNG of its curves or maps."""
+    if outcome.maps:
+        return to_png(_maps(outcome.maps))
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    DRAWN[outcome.name](figure.subplots(), outcome)
+    if outcome.name in DRAWN:
+        DRAWN[outcome.name](figure.subplots(), outcome)
     return to_png(figure)
+
+
+def _maps(maps: list[HeatMap]) -> Figure:
+    figure = Figure(figsize=(2.6 * len(maps), 2.9), layout="constrained")
+    for axis, one in zip(figure.subplots(1, len(maps), squeeze=False).flat, maps, strict=True):
+        axis.imshow(one.view_SS, cmap="gray", extent=(0, 1, 1, 0))
+        if one.heat_GG is not None:
+            axis.imshow(one.heat_GG, cmap="magma", alpha=0.5, extent=(0, 1, 1, 0), interpolation="bilinear")
+        axis.plot(one.place[1], one.place[0], "x", color="cyan", markersize=9)
+        axis.set_title(one.title, fontsize=9)
+        axis.set_axis_off()
+    return figure
 
 
 def _retrieval(axis: Axes, outcome: Outcome) -> None:

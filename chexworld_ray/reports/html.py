@@ -15,7 +15,6 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, read_results
 from chexworld_ray.evaluation.statistics import MIN_POSITIVES
 from chexworld_ray.metrics.bootstrap import DRAWS
-from chexworld_ray.reports.analyses import picture
 from chexworld_ray.reports.figures import auroc_curves, elastic_curves, training_curves
 from chexworld_ray.reports.masks import masks_picture
 from chexworld_ray.reports.views import views_picture
@@ -52,7 +51,7 @@ def write_report(run: Run, out: str | None) -> str:
         elastic=elastic_curves(records),
         auroc=auroc_curves(rows),
         tables=_tables(rows),
-        analyses=[(outcome, base64.b64encode(picture(outcome)).decode()) for outcome in read_outcomes(run.root)],
+        analyses=[(outcome, base64.b64encode(shown).decode()) for outcome, shown in read_outcomes(run.root)],
         differences=_newest_differences(rows),
         draws=DRAWS,
         min_positives=MIN_POSITIVES,

@@ -1,7 +1,6 @@
 """Analyses of a run's newest checkpoint beside its random start: each a Ray task on the slots of evaluation."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,14 @@ import ray
 
 from chexworld_ray import storage
 from chexworld_ray.analysis.capacity import Features, capacity
+from chexworld_ray.analysis.correspondence import Labelled, correspondence
 from chexworld_ray.analysis.layout import layout
 from chexworld_ray.analysis.outcome import FOLDER, Outcome
 from chexworld_ray.analysis.retrieval import retrieval
 from chexworld_ray.analysis.settings import AnalysisSettings
 from chexworld_ray.analysis.world import random_world, read_world
 from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.augment import whole_mask
 from chexworld_ray.evaluation.features import PROJECTIONS
 from chexworld_ray.reports.analyses import picture
 from chexworld_ray.runtime.cluster import EVAL_SLOT, connect, say, total
@@ -53,7 +54,7 @@ def analyze(run_url: str, data_url: str | None, settings: AnalysisSettings) -> l
     found = []
     for name in wanted:
         outcome: Outcome = ray.get(pending[name])
-        storage.write_json(one.root / FOLDER / f"{name}.json", asdict(outcome))
+        storage.write_json(one.root / FOLDER / f"{name}.json", outcome.record())
         storage.write_bytes(one.root / FOLDER / f"{name}.png", picture(outcome))
         say(f"{name}: {(one.root / FOLDER / name).url}.png")
         found.append(outcome)
@@ -69,17 +70,30 @@ def _of_worlds(name: str, run_url: str, manifest: Manifest, settings: AnalysisSe
     patients = [row["patient_id"] for row in rows]
     if name == "layout":
         return layout(worlds, [decode_grey_jpeg(row["image"]) for row in rows], patients, settings.candidates)
-    views = np.stack([whole_view(row["image"], one.science.model.image_size) for row in rows])
+    size = one.science.model.image_size
+    if name == "correspondence":
+        return correspondence(worlds, [_labelled(row, manifest.masks, size) for row in rows], one.science.seed)
+    views = np.stack([whole_view(row["image"], size) for row in rows])
     return retrieval(worlds, views, patients, settings.candidates)
+
+
+def _labelled(row: dict[str, Any], organs: Sequence[str], size: int) -> Labelled:
+    places = {
+        mark["name"]: (mark["row"] / row["height"], mark["col"] / row["width"]) for mark in row["landmarks"] or []
+    }
+    masks = {organ: row[f"mask_{organ}"] for organ in organs}
+    known = {organ: whole_mask(data, size) for organ, data in masks.items() if data is not None}
+    return Labelled(whole_view(row["image"], size), row["patient_id"], places, known)
 
 
 def _rows(manifest: Manifest, settings: AnalysisSettings) -> Iterator[dict[str, Any]]:
     """The first images of the split: shards are shuffled."""
     left = settings.images
+    columns = ("image", "height", "width", "patient_id", "landmarks", *(f"mask_{organ}" for organ in manifest.masks))
     for file in manifest.select((settings.split,), PROJECTIONS):
         for index in range(len(file.row_groups)):
             if left > 0:
-                table = read_row_group((manifest.root / file.path).url, index, ("image", "patient_id"))
+                table = read_row_group((manifest.root / file.path).url, index, columns)
                 yield from table.slice(0, left).to_pylist()
                 left -= table.num_rows
 

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chexworld_ray.analysis.capacity import Features, capacity
-from chexworld_ray.analysis.layout import _pair, layout, outside
+from chexworld_ray.analysis.correspondence import Labelled, correspondence, sides, window_of
+from chexworld_ray.analysis.layout import layout, make_pair, outside
 from chexworld_ray.analysis.outcome import interval
 from chexworld_ray.analysis.retrieval import retrieval
 from chexworld_ray.analysis.settings import AnalysisSettings
-from chexworld_ray.analysis.world import World, context, features, predictions, ranks, told
+from chexworld_ray.analysis.world import World, context, features, predictions, rank_of, told
 from chexworld_ray.config import ModelSettings, ObjectiveSettings, Science
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import build_encoder
@@ -62,7 +63,7 @@ def test_offsets_say_where_the_target_lies(world: World, number: int, height: in
     """On a ramp the grey difference of two crops is their distance, whatever the sides of the image."""
     for axis, side in enumerate((height, width)):
         ramp = np.broadcast_to(np.arange(side)[:, None] if axis == 0 else np.arange(side), (height, width))
-        pair = _pair(np.ascontiguousarray(ramp.astype(np.uint8)), world, number, 8)
+        pair = make_pair(np.ascontiguousarray(ramp.astype(np.uint8)), world, number, 8)
         moved = 255.0 * float((pair.target_1SS - pair.context_1SS).mean())
         assert float(pair.offsets_C2[0, axis]) * (side // 2) == pytest.approx(moved, abs=0.75)
         assert (pair.offsets_C2.abs() * (side // 2) <= side).all()
@@ -76,7 +77,7 @@ def test_distance_outside_of_a_grid_is_in_its_sides() -> None:
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=9), st.integers(0, 8))
 def test_a_rank_counts_what_fits_better(errors: list[int], true: int) -> None:
     true = true % len(errors)
-    found = ranks(torch.tensor(errors, dtype=torch.float32), true)
+    found = rank_of(true, torch.tensor(errors, dtype=torch.float32))
     better, as_well = sum(e < errors[true] for e in errors), sum(e == errors[true] for e in errors) - 1
     assert better <= found <= better + as_well
 
@@ -113,5 +114,45 @@ def test_collapse_and_the_hospital_are_seen_in_the_features() -> None:
 
 def test_intervals_leave_out_images_without_a_value_and_names_are_checked() -> None:
     assert interval(np.array([0.0, 1.0, np.nan]), ["a", "b", "c"]).startswith("0.500 [")
-    with pytest.raises(UserError, match="retrieval, layout, capacity"):
+    with pytest.raises(UserError, match="retrieval, correspondence, layout, capacity"):
         _ = AnalysisSettings(only="svm").analyses
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 13))
+def test_a_place_is_in_the_window_whose_centre_is_nearest(row: float, col: float, side: int) -> None:
+    at = window_of((row, col), side)
+    centre = np.array([(at // side + 1.0) / (side + 1), (at % side + 1.0) / (side + 1)])
+    lowest, highest = 1.0 / (side + 1), side / (side + 1)
+    assert np.abs(centre - np.clip([row, col], lowest, highest)).max() <= 0.5 / (side + 1) + 1e-9
+
+
+def test_each_lung_is_a_side_of_its_own_and_a_heart_is_one() -> None:
+    lungs = np.zeros((48, 48), bool)
+    lungs[10:40, 5:18], lungs[10:40, 30:45], lungs[0, 0] = True, True, True
+    found = sides(lungs)
+    assert (found[20, 10], found[20, 40], found[20, 24]) == (1, 2, 0)
+    assert sides(lungs[:, :24]).max() == 1
+
+
+def test_a_place_is_found_again_where_the_image_moved(world: World) -> None:
+    """The same picture, shifted by whole patches: the best window lies there, the same place does not."""
+    rng = np.random.default_rng(0)
+    wide = rng.integers(0, 255, (48, 96), np.uint8)
+    lungs = np.zeros((48, 48), bool)
+    lungs[6:42, 2:10] = True
+    images = [
+        Labelled(
+            np.ascontiguousarray(wide[:, 12 * at : 12 * at + 48]),
+            f"p{at}",
+            {"knob": (0.5, 0.75 - 0.25 * at)},
+            {"lung": lungs},
+        )
+        for at in range(2)
+    ]
+    found = correspondence([world], images, 0)
+    rows = {row[0]: row for row in found.rows}
+    assert rows["same place"][1].startswith("0.250")
+    assert rows["same place"][3].startswith("1.000"), "the masks are where they were"
+    assert [one.title for one in found.maps] == ["looked for", "found"]
+    without = correspondence([world], [Labelled(one.view_SS, one.patient) for one in images], 0)
+    assert without.rows[0][1:] == ["none known"] * 3

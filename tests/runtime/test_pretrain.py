@@ -55,8 +55,10 @@ def test_train_evaluate_report(ray_here: None, phantom_set: Manifest, tiny: RunS
 def test_analyses_are_kept_with_the_run_and_shown_in_its_report(ray_here: None, storage: Path) -> None:
     one = run.load_url(str(storage / "one"))
     found = analyze(one.root.url, None, AnalysisSettings(images=3, candidates=6))
-    assert [outcome.name for outcome in found] == ["retrieval", "layout", "capacity"]
-    assert sorted(read_outcomes(one.root), key=lambda outcome: outcome.name) == sorted(found, key=lambda out: out.name)
+    assert [outcome.name for outcome in found] == ["retrieval", "correspondence", "layout", "capacity"]
+    assert {outcome.title: outcome.rows for outcome, _ in read_outcomes(one.root)} == {
+        outcome.title: outcome.rows for outcome in found
+    }
     assert (storage / "one" / "analyses" / "layout.png").read_bytes()[:4] == b"\x89PNG"
     page = Path(write_report(one, None)).read_text()
     assert all(outcome.title in page for outcome in found)
