@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from chexworld_ray.analysis.outcome import Outcome, interval
-from chexworld_ray.analysis.world import World, context, features, predictions, rank_of, told
+from chexworld_ray.analysis.world import World, context, features, predictions, rank_of, same_place, told
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.views.crops import cut
-from chexworld_ray.views.relative import SAME_PLACE
 
 PART = 0.5  # of the image's height and width
 EDGES = (0.0, 0.125, 0.25, 0.5, 1.0)  # sides of the view, between bins of distance from what is seen
@@ -53,7 +52,7 @@ def _look(world: World, images: Sequence[np.ndarray], candidates: int) -> tuple[
     explained, first, off = [], [], []
     for pair, wanted_PD in zip(pairs, wanted_NPD, strict=True):
         seen = context(world, pair.context_1SS).expand(candidates, -1, -1)
-        relative_C6 = torch.tensor(SAME_PLACE, device=world.device).repeat(candidates, 1)
+        relative_C6 = same_place(world, candidates)
         relative_C6[:, :2] = pair.offsets_C2
         predicted_CPD = predictions(world, seen, told(world, None, candidates), relative_C6)
         distances_P = outside(

@@ -20,7 +20,7 @@ class HeatMap:
     title: str
     view_SS: np.ndarray
     heat_GG: np.ndarray | None
-    place: tuple[float, float]
+    place: tuple[float, float] | None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from chexworld_ray.analysis.outcome import Outcome, interval
-from chexworld_ray.analysis.world import World, context, features, predictions, told
+from chexworld_ray.analysis.world import World, context, features, predictions, same_place, told
 from chexworld_ray.config import ViewSettings
 from chexworld_ray.views.actions import ACTION_SIZE, apply_actions, sample_actions
 
@@ -55,7 +55,9 @@ def _hits(world: World, view_SS: np.ndarray, number: int, candidates: int) -> np
     wanted_PCD = features(world, clean).transpose(0, 1)
     found = []
     for actions in (both[:, 1], None):
-        predicted_PCD = predictions(world, seen, told(world, actions, candidates)).transpose(0, 1)
+        predicted_PCD = predictions(
+            world, seen, told(world, actions, candidates), same_place(world, candidates)
+        ).transpose(0, 1)
         errors_CC = torch.cdist(predicted_PCD, wanted_PCD).mean(dim=0)
         better = (errors_CC < errors_CC.diagonal()[:, None]).sum(dim=1)
         found.append([float((better < k).float().mean()) for k in KS])

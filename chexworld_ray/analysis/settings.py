@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from chexworld_ray.errors import UserError
 
-Analysis = Literal["retrieval", "correspondence", "layout", "capacity"]
+Analysis = Literal["retrieval", "correspondence", "layout", "pictures", "capacity"]
 ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
 
 
@@ -14,7 +14,7 @@ class AnalysisSettings:
     """All of it."""
 
     only: str = ",".join(ANALYSES)
-    """Comma-separated: retrieval, correspondence, layout, capacity."""
+    """Comma-separated: retrieval, correspondence, layout, pictures, capacity."""
     images: int = 128
     """Images that are looked at, but for `capacity`; `retrieval` and `layout` take some 400 passes through encoder and
     predictor each."""
@@ -23,7 +23,9 @@ class AnalysisSettings:
     split: str = "test"
     """Split that is looked at."""
     train_split: str = "train"
-    """Split that the probe for the hospital is fitted on."""
+    """Split that the probe for the hospital and the decoder are fitted on."""
+    decoder_images: int = 1024
+    """Images that the decoder of `pictures` is fitted on."""
 
     def __post_init__(self) -> None:
         if self.candidates < 6 or self.images < 1:

@@ -84,22 +84,35 @@ def features(world: World, clean_BHW: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def context(world: World, seen_BHW: Tensor) -> Tensor:
-    """f(x) of whole images on [0, 1], BxNxD."""
-    return world.encoder(_normalised(world, seen_BHW))
+def context(world: World, seen_BHW: Tensor, index_BK: Tensor | None = None, valid_BK: Tensor | None = None) -> Tensor:
+    """f(x) of images on [0, 1]: BxNxD of whole ones, BxKxD of some patches."""
+    return world.encoder(_normalised(world, seen_BHW), index_BK, valid_BK)
 
 
 @torch.inference_mode()
-def predictions(world: World, context_BND: Tensor, told_BA: Tensor, relative_B6: Tensor | None = None) -> Tensor:
-    """g(f(x); a) at every patch of a view, BxNxD: the view that is seen, or one that lies at `relative_B6` of it."""
-    count = len(context_BND)
+def predictions(
+    world: World,
+    context_BKD: Tensor,
+    told_BA: Tensor,
+    relative_B6: Tensor,
+    index_BK: Tensor | None = None,
+    valid_BK: Tensor | None = None,
+) -> Tensor:
+    """g(f(x); a) at every patch of the view that lies at `relative_B6` of what is seen, BxNxD.
+
+    `context_BKD`: of a whole view, or of the patches at `index_BK`.
+    """
     places_N2 = grid_positions(world.grid, world.device)
-    places_BN2 = places_N2.expand(count, -1, -1)
-    if relative_B6 is None:
-        relative_B6 = torch.tensor(SAME_PLACE, device=world.device).expand(count, -1)
-    every = torch.ones(places_BN2.shape[:2], dtype=torch.bool, device=world.device)
-    asked = QueryTensors(query_positions(places_BN2, relative_B6, world.grid), every, relative_B6[:, 2:4], told_BA)
-    return world.predictor(context_BND, places_BN2, every, asked)
+    asked_BN2 = places_N2.expand(len(context_BKD), -1, -1)
+    every = torch.ones(asked_BN2.shape[:2], dtype=torch.bool, device=world.device)
+    seen_BK2, valid = (asked_BN2, every) if index_BK is None else (places_N2[index_BK], valid_BK)
+    asked = QueryTensors(query_positions(asked_BN2, relative_B6, world.grid), every, relative_B6[:, 2:4], told_BA)
+    return world.predictor(context_BKD, seen_BK2, valid, asked)
+
+
+def same_place(world: World, count: int) -> Tensor:
+    """Relative positions of views in themselves, Bx6."""
+    return torch.tensor(SAME_PLACE, device=world.device).repeat(count, 1)
 
 
 def told(world: World, actions_BA: Tensor | None, count: int) -> Tensor:

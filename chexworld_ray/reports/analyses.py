@@ -12,6 +12,8 @@ from chexworld_ray.analysis.outcome import HeatMap, Outcome
 from chexworld_ray.analysis.retrieval import KS
 from chexworld_ray.reports.figures import to_png
 
+ACROSS = 4  # panels of a row, where there are several rows
+
 
 def picture(outcome: Outcome) -> bytes:
     """A PNG of its curves or maps."""
@@ -24,12 +26,15 @@ def picture(outcome: Outcome) -> bytes:
 
 
 def _maps(maps: list[HeatMap]) -> Figure:
-    figure = Figure(figsize=(2.6 * len(maps), 2.9), layout="constrained")
-    for axis, one in zip(figure.subplots(1, len(maps), squeeze=False).flat, maps, strict=True):
-        axis.imshow(one.view_SS, cmap="gray", extent=(0, 1, 1, 0))
+    across = ACROSS if len(maps) > ACROSS + 1 else len(maps)
+    down = -(-len(maps) // across)
+    figure = Figure(figsize=(2.6 * across, 2.9 * down), layout="constrained")
+    for axis, one in zip(figure.subplots(down, across, squeeze=False).flat, maps, strict=True):
+        axis.imshow(one.view_SS, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
         if one.heat_GG is not None:
             axis.imshow(one.heat_GG, cmap="magma", alpha=0.5, extent=(0, 1, 1, 0), interpolation="bilinear")
-        axis.plot(one.place[1], one.place[0], "x", color="cyan", markersize=9)
+        if one.place is not None:
+            axis.plot(one.place[1], one.place[0], "x", color="cyan", markersize=9)
         axis.set_title(one.title, fontsize=9)
         axis.set_axis_off()
     return figure

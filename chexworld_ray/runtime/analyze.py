@@ -12,6 +12,7 @@ from chexworld_ray.analysis.capacity import Features, capacity
 from chexworld_ray.analysis.correspondence import Labelled, correspondence
 from chexworld_ray.analysis.layout import layout
 from chexworld_ray.analysis.outcome import FOLDER, Outcome
+from chexworld_ray.analysis.pictures import pictures
 from chexworld_ray.analysis.retrieval import retrieval
 from chexworld_ray.analysis.settings import AnalysisSettings
 from chexworld_ray.analysis.world import random_world, read_world
@@ -66,7 +67,7 @@ def _of_worlds(name: str, run_url: str, manifest: Manifest, settings: AnalysisSe
     one = run.load_url(run_url)
     with run.newest_whole(run_url) as folder:
         worlds = [read_world(folder, one, device()), random_world(one, device())]
-    rows = list(_rows(manifest, settings))
+    rows = list(_rows(manifest, settings.split, settings.images))
     patients = [row["patient_id"] for row in rows]
     if name == "layout":
         return layout(worlds, [decode_grey_jpeg(row["image"]) for row in rows], patients, settings.candidates)
@@ -74,6 +75,10 @@ def _of_worlds(name: str, run_url: str, manifest: Manifest, settings: AnalysisSe
     if name == "correspondence":
         return correspondence(worlds, [_labelled(row, manifest.masks, size) for row in rows], one.science.seed)
     views = np.stack([whole_view(row["image"], size) for row in rows])
+    if name == "pictures":
+        train = _rows(manifest, settings.train_split, settings.decoder_images)
+        known = np.stack([whole_view(row["image"], size) for row in train])
+        return pictures(worlds, known, [decode_grey_jpeg(row["image"]) for row in rows], views, patients)
     return retrieval(worlds, views, patients, settings.candidates)
 
 
@@ -86,11 +91,10 @@ def _labelled(row: dict[str, Any], organs: Sequence[str], size: int) -> Labelled
     return Labelled(whole_view(row["image"], size), row["patient_id"], places, known)
 
 
-def _rows(manifest: Manifest, settings: AnalysisSettings) -> Iterator[dict[str, Any]]:
+def _rows(manifest: Manifest, split: str, left: int) -> Iterator[dict[str, Any]]:
     """The first images of the split: shards are shuffled."""
-    left = settings.images
     columns = ("image", "height", "width", "patient_id", "landmarks", *(f"mask_{organ}" for organ in manifest.masks))
-    for file in manifest.select((settings.split,), PROJECTIONS):
+    for file in manifest.select((split,), PROJECTIONS):
         for index in range(len(file.row_groups)):
             if left > 0:
                 table = read_row_group((manifest.root / file.path).url, index, columns)

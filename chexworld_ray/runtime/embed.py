@@ -17,12 +17,13 @@ from chexworld_ray.analysis.embeddings import (
 from chexworld_ray.config import difference
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import PROJECTIONS, embed
-from chexworld_ray.models.backbone import Size, read_backbone
+from chexworld_ray.models.backbone import PREFIX, Size, read_backbone, timm_bytes
 from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.extraction import Extraction, Inputs, device, extract
-from chexworld_ray.runtime.subjects import foreign_subject, newest_subject
+from chexworld_ray.runtime.subjects import newest_subject
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.decode import Rejected
+from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training import run
 
 SPLITS = ("train", "val", "test")
@@ -42,19 +43,23 @@ def embed_data(encoder: str, data_url: str, out_url: str, image_size: int | None
     if storage.exists(out / FACTS):
         _refuse_others(read_facts(out), asked, out)
     else:
-        subject = (
-            foreign_subject(encoder, out, manifest, image_size)
-            if encoder.startswith("timm:")
-            else newest_subject(run.load_url(encoder), manifest, image_size)
-        )
-        storage.write_bytes(out / ENCODER, storage.fetch(subject.encoder))
-        write_facts(out, replace(asked, images_seen=subject.images_seen))
+        data, images_seen = _encoder(encoder, manifest)
+        storage.write_bytes(out / ENCODER, data)
+        write_facts(out, replace(asked, images_seen=images_seen))
     connect()
     files = manifest.select(SPLITS, PROJECTIONS)
     extract([Extraction((out / ENCODER).url, image_size, out / PARTS, kind)], manifest, files)
     count = sum(file.rows for file in files)
     say(f"{kind} of {count} images: {out.url}")
     return count
+
+
+def _encoder(name: str, manifest: Manifest) -> tuple[bytes, int]:
+    """The file of an encoder, and how many images it has seen as far as is known."""
+    if name.startswith(PREFIX):
+        return timm_bytes(name), 0
+    subject = newest_subject(run.load_url(name), manifest, None)
+    return storage.fetch(subject.encoder), subject.images_seen
 
 
 def _refuse_others(there: Embeddings, asked: Embeddings, out: storage.Place) -> None:

@@ -13,13 +13,15 @@ from chexworld_ray.analysis.capacity import Features, capacity
 from chexworld_ray.analysis.correspondence import Labelled, correspondence, sides, window_of
 from chexworld_ray.analysis.layout import layout, make_pair, outside
 from chexworld_ray.analysis.outcome import interval
+from chexworld_ray.analysis.pictures import pictures
 from chexworld_ray.analysis.retrieval import retrieval
 from chexworld_ray.analysis.settings import AnalysisSettings
-from chexworld_ray.analysis.world import World, context, features, predictions, rank_of, told
+from chexworld_ray.analysis.world import World, context, features, predictions, rank_of, same_place, told
 from chexworld_ray.config import ModelSettings, ObjectiveSettings, Science
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.objectives.world_model import WorldModel, normalised_targets
+from chexworld_ray.reports.analyses import picture
 from chexworld_ray.views.batch import CropBatch, make_batch
 from chexworld_ray.views.masks import Masks
 
@@ -53,7 +55,7 @@ def test_the_predictor_is_asked_as_in_training(model: WorldModel, world: World) 
     seen, clean = (part * world.pixels[1] + world.pixels[0] for part in (batch.seen_BVHW, batch.clean_BVHW))
     asked = told(world, batch.actions_BVA[:, 0], 3)
     eyes = context(world, seen[:, 0])
-    assert torch.allclose(predictions(world, eyes, asked), wanted[0], atol=1e-4)
+    assert torch.allclose(predictions(world, eyes, asked, same_place(world, 3)), wanted[0], atol=1e-4)
     assert torch.allclose(predictions(world, eyes, asked, batch.relative_BV6[:, 0]), wanted[2], atol=1e-4)
     assert torch.allclose(features(world, clean[:, 1]), normalised_targets(world.target, batch)[:, 1], atol=1e-4)
 
@@ -114,7 +116,7 @@ def test_collapse_and_the_hospital_are_seen_in_the_features() -> None:
 
 def test_intervals_leave_out_images_without_a_value_and_names_are_checked() -> None:
     assert interval(np.array([0.0, 1.0, np.nan]), ["a", "b", "c"]).startswith("0.500 [")
-    with pytest.raises(UserError, match="retrieval, correspondence, layout, capacity"):
+    with pytest.raises(UserError, match="retrieval, correspondence, layout, pictures, capacity"):
         _ = AnalysisSettings(only="svm").analyses
 
 
@@ -156,3 +158,18 @@ def test_a_place_is_found_again_where_the_image_moved(world: World) -> None:
     assert [one.title for one in found.maps] == ["looked for", "found"]
     without = correspondence([world], [Labelled(one.view_SS, one.patient) for one in images], 0)
     assert without.rows[0][1:] == ["none known"] * 3
+
+
+def test_what_the_decoder_draws_of_true_features_beats_the_mean_image(world: World) -> None:
+    """A dot at one of sixteen places: features tell where, and an untrained predictor does not know."""
+    rng = np.random.default_rng(0)
+    views = np.zeros((64, 48, 48), np.uint8)
+    for view, (row, col) in zip(views, rng.integers(0, 4, (64, 2)).tolist(), strict=True):
+        view[12 * row : 12 * row + 12, 12 * col : 12 * col + 12] = 200
+    found = pictures([world], views[:48], list(views[48:]), views[48:], [f"p{at}" for at in range(16)], steps=150)
+    masked = next(row for row in found.rows if row[1] == "masked patches")
+    predicted, true, mean = (float(cell.split()[0]) for cell in masked[2:])
+    assert true < 0.5 * mean
+    assert predicted > true
+    assert len(found.maps) == 16
+    assert picture(found)[:4] == b"\x89PNG"
