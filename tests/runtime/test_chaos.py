@@ -40,15 +40,15 @@ def test_steps_that_are_not_finite_are_skipped_and_each_image_is_seen_once(
 @pytest.mark.cluster
 @pytest.mark.timeout(1200)
 def test_losses_of_machine_head_storage_and_disk_lose_and_repeat_no_image(tmp_path: Path) -> None:
-    """Those that have no test of their own; a worker, a driver, a notice and torn checkpoints have."""
-    kinds = ["machine killed", "head restarted", "storage answers 503", "storage hangs", "staging disk full"]
-    words = ["--seed", "3", "--faults", "5", "--images", "4500", "--kinds", ",".join(kinds), "--out", str(tmp_path)]
+    """Those that have no test of their own; a worker, a driver, a notice, a 503 and torn checkpoints have."""
+    kinds = ["machine killed", "head restarted", "storage hangs", "staging disk full"]
+    words = ["--seed", "3", "--faults", "4", "--images", "3000", "--kinds", ",".join(kinds), "--out", str(tmp_path)]
     done = chexworld("benchmark", "chaos", *words, "--json", env={"RAY_AUTH_MODE": "disabled"})
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["lost"], result["repeated"], result["misplaced"]) == (0, 0, 0)
     struck = {fault["kind"] for fault in result["faults"]}
     assert struck == set(kinds) or (struck == set(kinds[:-1]) and "no disk can be mounted" in done.stderr)
-    assert len(result["recovery_s"]) == 5
+    assert len(result["recovery_s"]) == 4
     seen = pq.read_table(tmp_path / "seen.parquet")
     assert sorted(seen["position"].to_pylist()) == list(range(result["images"])), "anyone can recount"
     assert "Workers, images/s and loss over time" in (tmp_path / "report.html").read_text()

@@ -179,24 +179,14 @@ def submit(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | TOKEN)
 
 
-def test_jobs_run_on_a_cluster_and_what_can_never_be_placed_ends_in_one_line(
-    head: str, phantom_set: Manifest, tmp_path: Path
-) -> None:
+def test_a_job_that_can_never_be_placed_ends_in_one_line(head: str, phantom_set: Manifest, tmp_path: Path) -> None:
     base = ["jobs/pretrain.py", "--data", phantom_set.root.path, "--storage", str(tmp_path), *SMALL, "--epochs", "6"]
-    done = submit(head, *base, "--name", "job", "--workers", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert metrics(tmp_path / "job")[-1]["images_seen"] == metrics(tmp_path / "job")[-1]["images_total"]
     refused = submit(head, *base, "--name", "never", "--workers", "50")
     assert refused.returncode != 0
     lines = {line for line in refused.stdout.splitlines() if line.startswith("chexworld:")}  # Ray repeats the last logs
     assert len(lines) == 1, refused.stdout
     assert "can never be placed" in lines.pop()
     assert "Traceback" not in refused.stdout
-    evaluated = submit(
-        head, "jobs/evaluate.py", "--run", str(tmp_path / "job"), "--data", phantom_set.root.path, "--protocol", "knn"
-    )
-    assert evaluated.returncode == 0, evaluated.stdout
-    assert (tmp_path / "job" / "results.parquet").exists()
 
 
 def test_submit_uploads_its_own_code_follows_and_goes_on_under_the_same_name(
