@@ -98,18 +98,24 @@ class Saver:
         """Write until it succeeds: a storage that is away, or a full disk, costs nobody the work of the others."""
         assert self._log is not None
         pause = 1.0
-        while True:
-            try:
-                if self._seen is not None:
-                    write_seen(root.parent, self._attempt, copy.record["position"], rows)
-                checkpoint.write(copy, root)
-                self._log.flush()
-                break
-            except StorageError as error:
-                self._say(f"{error}; the checkpoint is written again in {pause:.0f} s, training goes on")
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        self._idle.set()
+        try:
+            while True:
+                try:
+                    if self._seen is not None:
+                        write_seen(root.parent, self._attempt, copy.record["position"], rows)
+                    checkpoint.write(copy, root)
+                    self._log.flush()
+                    break
+                except StorageError as error:
+                    self._say(f"{error}; the checkpoint is written again in {pause:.0f} s, training goes on")
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            self._idle.set()
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint: its thread writes to the log, which must not be closed before."""
+        self._idle.wait()
 
     def _say(self, message: str) -> None:
         self._job.board.push.remote({"message": message})

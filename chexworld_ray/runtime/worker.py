@@ -84,6 +84,7 @@ def _train(job: Job) -> None:
         saver = Saver(job, attempt, start.taken, facts, log, seen)
         callbacks = Callbacks(write, saver, Notices(), _probe(job) if first else None)
         train(state, shares, science, runtime, job.pixels, workers, callbacks)
+        saver.finish()
 
 
 def _tell_precision(job: Job, device: torch.device) -> None:

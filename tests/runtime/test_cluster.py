@@ -250,7 +250,8 @@ def test_the_chain_on_s3_by_jobs_with_a_worker_killed_on_the_way(s3: dict[str, s
     assert seen["position"].to_pylist() == list(range(total))
     evaluated = {row.images_seen for row in read_results(place(str(run)))}
     assert {0, total} < evaluated, "a checkpoint was evaluated while it trained, and the last"
-    assert len(list(run.glob("checkpoint_*/MANIFEST.json"))) == 2
+    whole = {file.parent.name for file in run.glob("checkpoint_*/MANIFEST.json")}
+    assert len(whole - {f"checkpoint_{at:012d}"}) == 2, "the one that Ray was not told of before the kill may stay"
     chexworld("report", "--run", "s3://bucket/runs/one", env=s3)
     assert f"one@{total}" in (run / "report.html").read_text()
     shown = chexworld("inspect", data, "--json", "--views", "s3://bucket/views.png", env=s3)
