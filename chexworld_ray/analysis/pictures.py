@@ -20,7 +20,7 @@ from chexworld_ray.analysis.outcome import HeatMap, Outcome, interval
 from chexworld_ray.analysis.world import World, context, features, predictions, same_place, told
 from chexworld_ray.views.masks import sample_masks
 
-STEPS, BATCH, LR = 1500, 32, 2e-3
+BATCH, LR = 32, 2e-3
 HIDDEN = 128
 SHOWN = 2  # images of each kind in the picture
 FIRST = 10**9  # positions of masks, apart from those of training
@@ -48,7 +48,7 @@ class PixelDecoder(nn.Module):
         return self.layers(features_BPD.transpose(1, 2).unflatten(2, (self.grid, self.grid)))[:, 0]
 
 
-def fit_decoder(world: World, views_NSS: np.ndarray, steps: int = STEPS) -> PixelDecoder:
+def fit_decoder(world: World, views_NSS: np.ndarray, steps: int) -> PixelDecoder:
     """Train a decoder on uint8 views: mean square, AdamW, cosine."""
     model, device = world.science.model, world.device
     wanted_NSS = torch.from_numpy(views_NSS).float().div(255.0)
@@ -86,7 +86,7 @@ def pictures(
     images: Sequence[np.ndarray],
     views_NSS: np.ndarray,
     patients: Sequence[str],
-    steps: int = STEPS,
+    steps: int,
 ) -> Outcome:
     """Mean square errors (grey on [0, 1]) of what is drawn, over the pixels that were predicted; pictures of the first.
 

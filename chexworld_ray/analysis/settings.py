@@ -26,6 +26,8 @@ class AnalysisSettings:
     """Split that the probe for the hospital and the decoder are fitted on."""
     decoder_images: int = 1024
     """Images that the decoder of `pictures` is fitted on."""
+    decoder_steps: int = 1500
+    """Its steps, of 32 images: about two minutes on CPU cores."""
 
     def __post_init__(self) -> None:
         if self.candidates < 6 or self.images < 1:

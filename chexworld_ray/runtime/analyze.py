@@ -78,7 +78,8 @@ def _of_worlds(name: str, run_url: str, manifest: Manifest, settings: AnalysisSe
     if name == "pictures":
         train = _rows(manifest, settings.train_split, settings.decoder_images)
         known = np.stack([whole_view(row["image"], size) for row in train])
-        return pictures(worlds, known, [decode_grey_jpeg(row["image"]) for row in rows], views, patients)
+        whole = [decode_grey_jpeg(row["image"]) for row in rows]
+        return pictures(worlds, known, whole, views, patients, settings.decoder_steps)
     return retrieval(worlds, views, patients, settings.candidates)
 
 

@@ -54,7 +54,7 @@ def test_train_evaluate_report(ray_here: None, phantom_set: Manifest, tiny: RunS
 
 def test_analyses_are_kept_with_the_run_and_shown_in_its_report(ray_here: None, storage: Path) -> None:
     one = run.load_url(str(storage / "one"))
-    found = analyze(one.root.url, None, AnalysisSettings(images=3, candidates=6))
+    found = analyze(one.root.url, None, AnalysisSettings(images=3, candidates=6, decoder_steps=20))
     assert [outcome.name for outcome in found] == ["retrieval", "correspondence", "layout", "pictures", "capacity"]
     assert {outcome.title: outcome.rows for outcome, _ in read_outcomes(one.root)} == {
         outcome.title: outcome.rows for outcome in found
