@@ -34,9 +34,9 @@ def capacity(
         centred = one.test_ND - one.test_ND.mean(axis=0)
         values = np.linalg.svd(centred.astype(np.float64), compute_uv=False) ** 2
         shares = values / max(values.sum(), 1e-12)
-        half = int(np.searchsorted(np.cumsum(shares), 0.9)) + 1
+        dimensions = int(np.searchsorted(np.cumsum(shares), 0.9)) + 1
         rank = rankme(torch.from_numpy(centred))
-        rows.append([one.of, f"{rank:.1f}", f"{half}", f"{shares[0]:.3f}", *_source(one, train, test)])
+        rows.append([one.of, f"{rank:.1f}", f"{dimensions}", f"{shares[0]:.3f}", _source(one, train, test)])
         curves[one.of] = shares.tolist()
     names = sorted(set(test[0]))
     hospital = f" Hospital: accuracy of a linear probe, balanced over {', '.join(names)}; chance {1 / len(names):.2f}. "
@@ -59,15 +59,15 @@ def capacity(
 
 def _source(
     one: Features, train: tuple[Sequence[str], Sequence[str]], test: tuple[Sequence[str], Sequence[str]]
-) -> list[str]:
+) -> str:
     """Balanced accuracy of a linear probe for the data set, fitted on the other split's patients."""
     names = sorted(set(train[0]))
     if len(names) < 2 or set(test[0]) - set(names):
-        return ["one source"]
+        return "one source"
     classes = np.array([names.index(name) for name in train[0]], float)
     nothing = np.zeros((0, one.train_ND.shape[1]))
     (scores_NC,), _ = linear_probabilities(one.train_ND, classes, list(train[1]), nothing, np.zeros(0), [one.test_ND])
     truth = np.array([names.index(name) for name in test[0]])
     right = (scores_NC.argmax(axis=1) == truth).astype(float)
     count = np.bincount(truth, minlength=len(names))
-    return [interval(right * len(truth) / (count[truth] * (count > 0).sum()), test[1])]
+    return interval(right * len(truth) / (count[truth] * (count > 0).sum()), test[1])

@@ -7,15 +7,16 @@ Legend: N images, S side of a view, G side of the token grid, W = (G - 1)² wind
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from chexworld_ray.analysis.outcome import HeatMap, Outcome, interval
-from chexworld_ray.analysis.world import World, features
+from chexworld_ray.analysis.world import World, features, grey
 
 OTHERS = 4  # images in which each is looked for
 POINTS = 4  # of each organ
@@ -52,7 +53,8 @@ def correspondence(worlds: Sequence[World], images: Sequence[Labelled], seed: in
     """Distance to the true landmark, and how often a point lands in its own organ (each lung is one of its own)."""
     queries = _queries(images, seed)
     patients = [images[query.source].patient for query in queries]
-    found = {world.name: _look(world, images, queries) for world in worlds}
+    windows = {world.name: _windows(world, images) for world in worlds}
+    found = {name: _look(windows_NWD, queries) for name, windows_NWD in windows.items()}
     found[SAME_PLACE] = [query.place for query in queries]
     rows = []
     for name, places in found.items():
@@ -67,7 +69,7 @@ def correspondence(worlds: Sequence[World], images: Sequence[Labelled], seed: in
         rows,
         "The claim holds where the trained model is nearer than both its random start and the same place of the other "
         "image.",
-        maps=_maps(worlds[0], images, queries),
+        maps=_maps(windows[worlds[0].name], images, queries),
     )
 
 
@@ -115,26 +117,29 @@ def sides(mask_SS: np.ndarray) -> np.ndarray:
     return np.where(mask_SS, np.where(right, 2, 1), 0).astype(np.uint8)
 
 
-def _look(world: World, images: Sequence[Labelled], queries: Sequence[Query]) -> list[tuple[float, float]]:
-    windows_NWD = _windows(world, images)
+def _look(windows_NWD: Tensor, queries: Sequence[Query]) -> list[tuple[float, float]]:
+    return [_best(_heat(windows_NWD, query)) for query in queries]
+
+
+def _heat(windows_NWD: Tensor, query: Query) -> Tensor:
+    """Cosine of what is looked for with every window of the other image, side x side."""
     side = round(windows_NWD.shape[1] ** 0.5)
-    places = []
-    for query in queries:
-        heat_W = windows_NWD[query.other] @ windows_NWD[query.source, window_of(query.place, side)]
-        best = int(heat_W.argmax())
-        places.append(((best // side + 1.0) / (side + 1), (best % side + 1.0) / (side + 1)))
-    return places
+    wanted_D = windows_NWD[query.source, window_of(query.place, side)]
+    return (windows_NWD[query.other] @ wanted_D).view(side, side)
 
 
-def _windows(world: World, images: Sequence[Labelled]) -> torch.Tensor:
+def _best(heat: Tensor) -> tuple[float, float]:
+    """Centre of the window that fits best."""
+    side = len(heat)
+    row, col = divmod(int(heat.argmax()), side)
+    return (row + 1.0) / (side + 1), (col + 1.0) / (side + 1)
+
+
+def _windows(world: World, images: Sequence[Labelled]) -> Tensor:
     """Features of every 2x2 window of every image, of length 1, NxWxD."""
-    tokens = torch.cat([features(world, _pixels(one, world)) for one in images])
+    tokens = torch.cat([features(world, grey(world, one.view_SS)) for one in images])
     tokens_NDGG = (tokens - tokens.mean(dim=(0, 1))).transpose(1, 2).unflatten(2, (world.grid, world.grid))
     return F.normalize(F.avg_pool2d(tokens_NDGG, 2, stride=1).flatten(2).transpose(1, 2), dim=2)
-
-
-def _pixels(one: Labelled, world: World) -> torch.Tensor:
-    return torch.from_numpy(one.view_SS).to(world.device).float().div(255.0)[None]
 
 
 def window_of(place: tuple[float, float], side: int) -> int:
@@ -157,19 +162,13 @@ def _hit(query: Query, place: tuple[float, float]) -> float:
     return float(query.part_SS[row, col])
 
 
-def _maps(world: World, images: Sequence[Labelled], queries: Sequence[Query]) -> list[HeatMap]:
+def _maps(windows_NWD: Tensor, images: Sequence[Labelled], queries: Sequence[Query]) -> list[HeatMap]:
     """The first place and where it is seen in other images."""
     if not queries:
         return []
     first = queries[0]
-    others = list(dict.fromkeys(query.other for query in queries if query.source == first.source))
-    windows_NWD = _windows(world, images)
-    side = round(windows_NWD.shape[1] ** 0.5)
-    wanted_D = windows_NWD[first.source, window_of(first.place, side)]
     shown = [HeatMap("looked for", images[first.source].view_SS, None, first.place)]
-    for other in others:
-        heat = (windows_NWD[other] @ wanted_D).reshape(side, side).cpu().numpy()
-        row, col = np.unravel_index(int(heat.argmax()), heat.shape)
-        best = ((float(row) + 1) / (side + 1), (float(col) + 1) / (side + 1))
-        shown.append(HeatMap("found", images[other].view_SS, heat, best))
+    for other in dict.fromkeys(query.other for query in queries if query.source == first.source):
+        heat = _heat(windows_NWD, replace(first, other=other))
+        shown.append(HeatMap("found", images[other].view_SS, heat.cpu().numpy(), _best(heat)))
     return shown

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from chexworld_ray import storage
 from chexworld_ray.config import from_dict
 from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.features import feature_matrix
 from chexworld_ray.metrics.knn import similarities
 from chexworld_ray.shards.manifest import FileRecord, Manifest
 from chexworld_ray.shards.parquet import read_table
@@ -92,7 +92,7 @@ def nearest(folder: storage.Place, manifest: Manifest, query_D: np.ndarray, coun
     if not kept:
         raise UserError(f"{folder.url}: nothing embedded yet; the same chexworld embed goes on")
     tables = [read_table(there[part_name(file, index)]) for file, index in kept]
-    features_ND = np.concatenate([_features(table) for table in tables])
+    features_ND = np.concatenate([feature_matrix(table) for table in tables])
     near = similarities(features_ND, query_D[None])[0]
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
     found = []
@@ -103,11 +103,6 @@ def nearest(folder: storage.Place, manifest: Manifest, query_D: np.ndarray, coun
         image = read_row_group(url, index, ("image",))["image"][int(at - starts[part])].as_py()
         found.append(Neighbour(float(near[at]), row["image_id"], _told(row), image))
     return found
-
-
-def _features(table: pa.Table) -> np.ndarray:
-    flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(table.num_rows, -1)
 
 
 def _told(row: dict[str, Any]) -> str:

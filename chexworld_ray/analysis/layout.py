@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from chexworld_ray.analysis.outcome import Outcome, interval
-from chexworld_ray.analysis.world import World, context, features, predictions, rank_of, same_place, told
+from chexworld_ray.analysis.world import World, context, features, grey, predictions, rank_of, same_place, told
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.views.crops import cut
@@ -79,7 +79,7 @@ def make_pair(pixels_HW: np.ndarray, world: World, number: int, candidates: int)
     size = np.maximum(1, (np.array(pixels_HW.shape) * PART).astype(int))
     corners = rng.integers(0, np.array(pixels_HW.shape) - size + 1, (candidates + 1, 2))
     crops = [cut(pixels_HW, np.concatenate([corner, size]), world.science.model.image_size) for corner in corners[:2]]
-    seen, target = (torch.from_numpy(crop).to(world.device).float().div(255.0)[None] for crop in crops)
+    seen, target = (grey(world, crop) for crop in crops)
     offsets = torch.from_numpy((corners[1:] - corners[0]) / size).float().to(world.device)
     return Pair(seen, target, offsets)
 

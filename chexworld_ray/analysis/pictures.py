@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from chexworld_ray.analysis.layout import make_pair
 from chexworld_ray.analysis.outcome import HeatMap, Outcome, interval
-from chexworld_ray.analysis.world import World, context, features, predictions, same_place, told
+from chexworld_ray.analysis.world import FIRST, World, context, features, grey, predictions, same_place, told
 from chexworld_ray.views.masks import sample_masks
 
 BATCH, LR = 32, 2e-3
 HIDDEN = 128
 SHOWN = 2  # images of each kind in the picture
-FIRST = 10**9  # positions of masks, apart from those of training
 
 
 class PixelDecoder(nn.Module):
@@ -119,7 +118,7 @@ def _masked(world: World, decoder: PixelDecoder, view_SS: np.ndarray, number: in
     at = torch.tensor([FIRST + number], device=world.device)
     masks = sample_masks(world.science.seed, at, 1, grid, world.science.masks)
     index, valid = masks.context_index_MC[:1], masks.context_valid_MC[:1]
-    truth = torch.from_numpy(view_SS).to(world.device).float().div(255.0)[None]
+    truth = grey(world, view_SS)
     known = features(world, truth)
     eyes = context(world, truth, index, valid)
     every = predictions(world, eyes, told(world, None, 1), same_place(world, 1), index, valid)

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from chexworld_ray.analysis.outcome import Outcome, interval
-from chexworld_ray.analysis.world import World, context, features, predictions, same_place, told
+from chexworld_ray.analysis.world import FIRST, World, context, features, grey, predictions, same_place, told
 from chexworld_ray.config import ViewSettings
 from chexworld_ray.views.actions import ACTION_SIZE, apply_actions, sample_actions
 
 KS = (1, 3, 5)
-FIRST = 10**9  # positions of draws, apart from those of training
 
 
 def retrieval(worlds: Sequence[World], views_NSS: np.ndarray, patients: Sequence[str], candidates: int) -> Outcome:
@@ -49,7 +48,7 @@ def _hits(world: World, view_SS: np.ndarray, number: int, candidates: int) -> np
     settings = replace(settings, tone_probability=1.0, noise_sigma=(0.0, 0.0))
     at = FIRST + number * candidates + torch.arange(candidates, device=device)
     both = sample_actions(world.science.seed, at, settings)  # two for each: what makes the candidate, and its action
-    image = torch.from_numpy(view_SS).to(device).float().div(255.0).expand(candidates, -1, -1)
+    image = grey(world, view_SS).expand(candidates, -1, -1)
     clean = _acted(image, both[:, 0], settings)
     seen = context(world, _acted(clean, both[:, 1], settings))
     wanted_PCD = features(world, clean).transpose(0, 1)

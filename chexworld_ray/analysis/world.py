@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -15,13 +16,15 @@ from torch import Tensor
 from chexworld_ray.config import Science
 from chexworld_ray.models.encoder import Encoder, build_encoder, suit_device
 from chexworld_ray.models.positions import grid_positions
-from chexworld_ray.models.predictor import Predictor, QueryTensors
+from chexworld_ray.models.predictor import Predictor, QueryTensors, build_predictor
 from chexworld_ray.models.weights import read_encoder
 from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.training import checkpoint
 from chexworld_ray.training.run import Run
 from chexworld_ray.views.actions import IDENTITY
 from chexworld_ray.views.relative import SAME_PLACE
+
+FIRST = 10**9  # positions of what analyses draw, apart from those of training
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,7 @@ def read_world(folder: Path, one: Run, device: torch.device) -> World:
 def random_world(one: Run, device: torch.device) -> World:
     """The same model before training: what its architecture alone can do."""
     encoder = build_encoder(one.science.model, one.science.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(one.science.seed)
-        predictor = Predictor(one.science.model)
+    predictor = build_predictor(one.science.model, one.science.seed)
     return _ready("random", encoder, encoder, predictor, one, device)
 
 
@@ -74,6 +75,11 @@ def _ready(
     for part in parts:
         suit_device(part, device)
     return World(name, encoder, target, predictor, one.science, one.pixels, device)
+
+
+def grey(world: World, view_SS: np.ndarray) -> Tensor:
+    """A uint8 view on [0, 1], 1xSxS."""
+    return torch.from_numpy(view_SS).to(world.device).float().div(255.0)[None]
 
 
 @torch.inference_mode()

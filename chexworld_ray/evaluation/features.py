@@ -48,6 +48,12 @@ def feature_table(rows: pa.Table, features: np.ndarray) -> pa.Table:
     return table.replace_schema_metadata({"tokens": str(features.shape[1] if features.ndim == 3 else 0)})
 
 
+def feature_matrix(table: pa.Table) -> np.ndarray:
+    """The features of a `feature_table`, a row an image; tokens one after the other."""
+    flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(table.num_rows, -1)
+
+
 def load_features(folder: Place, dataset: str) -> dict[str, Examples]:
     """split → examples with features, of one data set, from the part files of a folder."""
     tables = [_of(read_table(file), dataset) for file in children(folder)]
@@ -85,8 +91,8 @@ def _examples(table: pa.Table, tokens: int, organs: Sequence[str]) -> Examples:
 
     features = None
     if "features" in table.column_names:
-        flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        features = flat.reshape((table.num_rows, tokens, -1) if tokens else (table.num_rows, -1))
+        features = feature_matrix(table)
+        features = features.reshape((table.num_rows, tokens, -1)) if tokens else features
     return Examples(
         table["image_id"].to_pylist(),
         table["patient_id"].to_pylist(),

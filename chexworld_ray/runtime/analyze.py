@@ -18,9 +18,9 @@ from chexworld_ray.analysis.settings import AnalysisSettings
 from chexworld_ray.analysis.world import random_world, read_world
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.augment import whole_mask
-from chexworld_ray.evaluation.features import PROJECTIONS
+from chexworld_ray.evaluation.features import PROJECTIONS, feature_matrix
 from chexworld_ray.reports.analyses import picture
-from chexworld_ray.runtime.cluster import EVAL_SLOT, connect, say, total
+from chexworld_ray.runtime.cluster import connect, evaluation_slot, say, total
 from chexworld_ray.runtime.extraction import device, extract
 from chexworld_ray.runtime.subjects import Subject, newest_subject, random_subject
 from chexworld_ray.shards import manifest as manifests
@@ -46,15 +46,15 @@ def analyze(run_url: str, data_url: str | None, settings: AnalysisSettings) -> l
     if not manifest.select((settings.split,), PROJECTIONS):
         raise UserError(f"{manifest.root.url}: no frontal images in split {settings.split}")
     connect()
-    slot = {EVAL_SLOT: 1.0} if total(EVAL_SLOT) > 0 else {}
-    on_slot = ray.remote(_of_worlds).options(num_cpus=1, num_gpus=float(total("GPU") > 0), resources=slot)
+    on_slot = ray.remote(_of_worlds).options(num_cpus=1, num_gpus=float(total("GPU") > 0), resources=evaluation_slot())
     pending = {name: on_slot.remote(name, run_url, manifest, settings) for name in wanted if name != "capacity"}
+    done: dict[str, Outcome] = {}
     if "capacity" in wanted:
         subjects = [newest_subject(one, manifest, None), random_subject(one, manifest, None)]
-        pending["capacity"] = ray.put(_capacity(subjects, manifest, settings))
+        done["capacity"] = _capacity(subjects, manifest, settings)
     found = []
     for name in wanted:
-        outcome: Outcome = ray.get(pending[name])
+        outcome = done[name] if name in done else ray.get(pending[name])
         storage.write_json(one.root / FOLDER / f"{name}.json", outcome.record())
         storage.write_bytes(one.root / FOLDER / f"{name}.png", picture(outcome))
         say(f"{name}: {(one.root / FOLDER / name).url}.png")
@@ -112,8 +112,7 @@ def _capacity(subjects: Sequence[Subject], manifest: Manifest, settings: Analysi
         parts = {}
         for split in (settings.train_split, settings.split):
             part = table.filter(pa.array([name == split for name in table["split"].to_pylist()], pa.bool_()))
-            flat = part["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            parts[split] = flat.reshape(part.num_rows, -1)
+            parts[split] = feature_matrix(part)
             keys[split] = (part["dataset"].to_pylist(), part["patient_id"].to_pylist())
         of = "random" if subject.kind == "random" else "trained"
         found.append(Features(of, parts[settings.train_split], parts[settings.split]))

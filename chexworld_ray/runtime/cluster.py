@@ -102,6 +102,16 @@ def total(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0.0))
 
 
+def evaluation_slot() -> dict[str, float]:
+    """What evaluation asks for beside CPU and GPU: its slot, where slots are declared."""
+    return {EVAL_SLOT: 1.0} if total(EVAL_SLOT) > 0 else {}
+
+
+def evaluation_slots(gpu: bool) -> int:
+    """How much of it may run at a time: slots where they are declared, else GPUs or CPUs."""
+    return int(total(EVAL_SLOT) or total("GPU" if gpu else "CPU")) or 1
+
+
 @dataclass(frozen=True)
 class Placement:
     """What each training worker asks for."""

@@ -17,9 +17,9 @@ from chexworld_ray.analysis.embeddings import (
 from chexworld_ray.config import difference
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import PROJECTIONS, embed
-from chexworld_ray.models.backbone import PREFIX, Size, read_backbone, timm_bytes
+from chexworld_ray.models.backbone import PREFIX, timm_bytes
 from chexworld_ray.runtime.cluster import connect, say
-from chexworld_ray.runtime.extraction import Extraction, Inputs, device, extract
+from chexworld_ray.runtime.extraction import Extraction, Inputs, device, extract, open_encoder
 from chexworld_ray.runtime.subjects import newest_subject
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.decode import Rejected
@@ -85,6 +85,5 @@ def neighbours(embeddings_url: str, image_url: str, count: int) -> tuple[bytes, 
         raise UserError(f"--image {image_url}: no such file") from None
     except Rejected as error:
         raise UserError(f"--image {image_url}: {error}") from None
-    backbone = read_backbone(storage.fetch(folder / ENCODER), facts.encoder, Size(image=facts.image_size))
-    features = embed(backbone.requires_grad_(False).eval().to(device()), [query], device())
+    features = embed(open_encoder((folder / ENCODER).url, facts.image_size or 0), [query], device())
     return query, nearest(folder, manifest, features[0], count)

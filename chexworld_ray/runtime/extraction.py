@@ -17,7 +17,7 @@ from chexworld_ray.analysis.embeddings import part_name
 from chexworld_ray.evaluation.features import embed, feature_table, row_columns
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.models.device import keep_freed_memory
-from chexworld_ray.runtime.cluster import EVAL_SLOT, say, total
+from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, say, total
 from chexworld_ray.shards.manifest import FileRecord, Manifest
 from chexworld_ray.shards.parquet import write_table
 from chexworld_ray.shards.reader import read_row_group
@@ -38,11 +38,6 @@ class Extraction:
     """features: mean over tokens; tokens: all of them."""
 
 
-def slots() -> int:
-    """How many may compute at a time: slots of evaluation where they are declared, else GPUs, else CPUs."""
-    return int(total(EVAL_SLOT) or total("GPU") or total("CPU")) or 1
-
-
 def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[FileRecord]) -> None:
     """Features (or tokens) of every row group of some files that has none yet, in one pass of Ray Data."""
     jobs = [job for one in wanted for job in _due(one, manifest, files)]
@@ -59,8 +54,8 @@ def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[Fi
         batch_format="pyarrow",
         num_cpus=1,
         num_gpus=float(gpu),
-        resources={EVAL_SLOT: 1.0} if total(EVAL_SLOT) > 0 else {},
-        concurrency=min(slots(), len(jobs)),
+        resources=evaluation_slot(),
+        concurrency=min(evaluation_slots(gpu), len(jobs)),
     )
     for _ in whole.iter_rows():
         pass
@@ -90,7 +85,7 @@ def _extract(block: pa.Table, columns: Sequence[str], kind: Inputs) -> pa.Table:
     keep_freed_memory()
     for job in block.to_pylist():
         rows = read_row_group(job["url"], job["index"], columns)
-        backbone = _open_encoder(job["encoder"], job["image_size"])
+        backbone = open_encoder(job["encoder"], job["image_size"])
         found = embed(backbone, rows["image"].to_pylist(), device(), tokens=kind == "tokens")
         write_table(storage.place(job["out"]), feature_table(rows, found))
     return block.select(["index"])
@@ -104,6 +99,7 @@ class _Extractor:
 
 
 @lru_cache(maxsize=2)
-def _open_encoder(url: str, image_size: int) -> Backbone:
+def open_encoder(url: str, image_size: int) -> Backbone:
+    """An encoder that is kept open; `image_size` 0: what it was trained on."""
     backbone = read_backbone(storage.fetch(storage.place(url)), url, Size(image=image_size or None))
     return backbone.requires_grad_(False).eval().to(device())

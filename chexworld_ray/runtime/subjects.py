@@ -6,7 +6,6 @@
 import hashlib
 from dataclasses import dataclass
 
-import torch
 from safetensors.torch import save
 
 from chexworld_ray import storage
@@ -14,7 +13,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import Kind
 from chexworld_ray.models.backbone import PREFIX, timm_bytes
 from chexworld_ray.models.encoder import build_encoder
-from chexworld_ray.models.predictor import Predictor
+from chexworld_ray.models.predictor import build_predictor
 from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.runtime.cluster import say
 from chexworld_ray.runtime.extraction import Extraction, Inputs
@@ -102,9 +101,8 @@ def random_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subj
     subject = Subject(one.root.name, "random", 0, one.science.seed, folder, image_size)
     if not storage.exists(subject.encoder):
         model = one.science.model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(one.science.seed)
-            storage.write_bytes(folder / PREDICTOR, save(Predictor(model).state_dict()))
+        predictor = build_predictor(model, one.science.seed)
+        storage.write_bytes(folder / PREDICTOR, save(predictor.state_dict()))
         tensors = build_encoder(model, one.science.seed).vit.state_dict()
         storage.write_bytes(subject.encoder, encoder_bytes(tensors, model, one.pixels, 0))
     return subject

@@ -16,7 +16,7 @@ from chexworld_ray.evaluation.settings import EvaluationSettings, GridSettings
 from chexworld_ray.evaluation.trial import NEEDS, Scored, Trial, run_trial
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.models.device import keep_freed_memory
-from chexworld_ray.runtime.cluster import EVAL_SLOT, say, total, user_error
+from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, say, total, user_error
 from chexworld_ray.runtime.extraction import device
 from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.shards import manifest as manifests
@@ -58,13 +58,13 @@ def run_jobs(due: Sequence[TrialJob], settings: EvaluationSettings, home: storag
 
 
 def _resources(jobs: Sequence[TrialJob]) -> dict[str, float]:
-    resources = {"cpu": 1.0} | ({EVAL_SLOT: 1.0} if total(EVAL_SLOT) > 0 else {})
+    resources = {"cpu": 1.0} | evaluation_slot()
     trains = any(NEEDS[job.trial.protocol] != "features" for job in jobs)
     return resources | ({"gpu": 1.0} if trains and total("GPU") > 0 else {})
 
 
 def _slots(jobs: Sequence[TrialJob]) -> int:
-    return int(total(EVAL_SLOT) or total("GPU" if "gpu" in _resources(jobs) else "CPU")) or 1
+    return evaluation_slots("gpu" in _resources(jobs))
 
 
 def _fit(
