@@ -7,6 +7,7 @@ ahead of the step. While one segment drains, rank 0 builds the next.
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from chexworld_ray.config import Science
 from chexworld_ray.shards.plan import Plan, Window, segment_end, share_size
@@ -24,6 +26,7 @@ from chexworld_ray.training.seen import Seen
 from chexworld_ray.views.batch import CropBatch, crop_share
 
 AHEAD = 4  # shares that wait, cropped, for the step
+LONGEST_PAUSE = 0.05  # seconds; dozens of blocks are ahead of the trainer when there is nothing to do
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,25 @@ class StreamSettings:
     """Name of this start of the worker group: iterators of an earlier one are of no use."""
 
 
+class Unhurried(ExecutionCallback):
+    """A pause in Ray Data's scheduling loop while a round of it changes nothing, longer each time.
+
+    Ray 2.60 waits for blocks, and those that are ready but may not be read yet, because enough of them wait for the
+    trainer, end that wait at once: the loop takes most of a core while there is nothing to do (BENCHMARKS.md).
+    """
+
+    def __init__(self) -> None:
+        self._blocks = -1
+        self._pause = 0.0
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Called after each round."""
+        blocks = sum(op.metrics.num_task_outputs_generated for op in executor._topology)
+        self._pause = 0.0 if blocks != self._blocks else min(LONGEST_PAUSE, 2 * self._pause + 0.001)
+        self._blocks = blocks
+        time.sleep(self._pause)
+
+
 def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, workers: int) -> list[Any]:
     """Ray Data iterators over positions [start, stop), one for each worker; a block is one share.
 
@@ -52,6 +74,7 @@ def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, work
     context.execution_no_progress_timeout_s = -1  # a paused trainer is no fault of the stream's
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.custom_execution_callback_classes = [Unhurried]
     share = share_size(global_batch, workers)
     padding = share * workers - global_batch
     windows = list(plan.windows(start, stop))
