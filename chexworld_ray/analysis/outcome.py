@@ -58,7 +58,7 @@ def interval(values_N: np.ndarray, patients: Sequence[str]) -> str:
     """Mean over images, with a 95 % interval by patient."""
     known = np.isfinite(values_N)
 
-    def mean(weights_KN: np.ndarray) -> np.ndarray:
+    def mean(weights_KN: np.ndarray, _: np.ndarray) -> np.ndarray:
         kept_KN = weights_KN * known
         with np.errstate(invalid="ignore", divide="ignore"):
             return kept_KN @ np.nan_to_num(values_N) / kept_KN.sum(axis=1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
@@ -27,6 +27,7 @@ NAME = "results.parquet"
 MEAN = "mean"
 DIFFERENCE = "_difference"
 Kind = Literal["random", "checkpoint", "foreign"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,27 +99,35 @@ def result_rows(trials: Sequence[ScoredTrial], bootstrap_seed: int = 0) -> list[
     return rows + differences(_against_references(trials), bootstrap_seed)
 
 
+def _by_fit(trials: Sequence[T], runs: Sequence[str]) -> list[list[T]]:
+    """What was fitted together: the trials of a run where there are several runs, else each trial for itself."""
+    if len(set(runs)) == 1:
+        return [[trial] for trial in trials]
+    found: dict[str, list[T]] = defaultdict(list)
+    for trial, run in zip(trials, runs, strict=True):
+        found[run].append(trial)
+    return list(found.values())
+
+
 def mean_rows(trials: Sequence[ScoredTrial], seed: int) -> list[ResultRow]:
-    """Rows of the mean over some trials that ask the same, named after the first."""
-    return _rows(trials[0], [trial.labels for trial in trials], seed)
-
-
-def _rows(trial: ScoredTrial, draws: Sequence[dict[str, Scores]], seed: int) -> list[ResultRow]:
-    """Rows of a trial, or of the mean over its draws."""
-    common = [name for name in draws[0] if all(name in found for found in draws)]
+    """Rows of a trial, or of the mean over some that ask the same, named after the first."""
+    trial = trials[0]
+    fits = _by_fit([trial.labels for trial in trials], [trial.run for trial in trials])
+    common = [name for name in trial.labels if all(name in found for fit in fits for found in fit)]
     rows = []
     averaged: dict[str, list[str]] = defaultdict(list)
     for label in common:
-        parts = [found[label] for found in draws]
-        for name, metric in metrics_of(parts[0]).items():
-            rows.append(_row(trial, label, name, interval_of(parts, metric, seed), parts[0]))
-            if name in AVERAGED and parts[0].enough:
+        parts = [[found[label] for found in fit] for fit in fits]
+        first = parts[0][0]
+        for name, metric in metrics_of(first).items():
+            rows.append(_row(trial, label, name, interval_of(parts, metric, seed), first))
+            if name in AVERAGED and first.enough:
                 averaged[name].append(label)
     for name, labels in averaged.items():
         if len(labels) > 1:
-            parts = [found[label] for found in draws for label in labels]
-            largest = max(parts, key=lambda part: len(part.truth))
-            rows.append(_row(trial, MEAN, name, interval_of(parts, metrics_of(parts[0])[name], seed), largest))
+            parts = [[found[label] for found in fit for label in labels] for fit in fits]
+            largest = max(parts[0], key=lambda part: len(part.truth))
+            rows.append(_row(trial, MEAN, name, interval_of(parts, metrics_of(largest)[name], seed), largest))
     return rows
 
 
@@ -199,27 +208,28 @@ def differences(comparisons: Sequence[Comparison], seed: int) -> list[ResultRow]
 
 def _paired(pairs: Sequence[Pair], comparison: Comparison, seed: int) -> list[tuple[ResultRow, float]]:
     """Mean difference of each label with enough positives, and its p-value."""
-    labels = [(first.labels, second.labels) for first, second in pairs]
     trial = pairs[0][0]
     runs = list(dict.fromkeys(first.run for first, _ in pairs))
+    fits = _by_fit([(first.labels, second.labels) for first, second in pairs], [first.run for first, _ in pairs])
     other: dict[str, Any] = {"encoder": f"{comparison.first} - {comparison.second}", "run": ",".join(runs)}
     other |= {"draw": None} if len(pairs) > len(runs) else {}
     other |= {"seed": None} if len(runs) > 1 else {}
-    common = sorted(set.intersection(*(set(a) & set(b) for a, b in labels)))
-    cells: dict[tuple[str, str], list[tuple[Scores, Scores]]] = defaultdict(list)
+    common = sorted(set.intersection(*(set(a) & set(b) for fit in fits for a, b in fit)))
+    cells: dict[tuple[str, str], list[list[tuple[Scores, Scores]]]] = {}
     for label in common:
-        parts = [(a[label], b[label]) for a, b in labels]
-        for name in metrics_of(parts[0][0]):
-            if name in COMPARED and parts[0][0].enough:
+        parts = [[(a[label], b[label]) for a, b in fit] for fit in fits]
+        for name in metrics_of(parts[0][0][0]):
+            if name in COMPARED and parts[0][0][0].enough:
                 cells[label, name] = parts
     for name in AVERAGED:
         of_name = [parts for (_, metric), parts in cells.items() if metric == name]
         if len(of_name) > 1:
-            cells[MEAN, name] = [part for parts in of_name for part in parts]
+            cells[MEAN, name] = [[pair for pairs in fit for pair in pairs] for fit in zip(*of_name, strict=True)]
     found = []
     for (label, name), parts in cells.items():
-        interval = difference_of(parts, metrics_of(parts[0][0])[name], seed)
-        found.append((_row(trial, label, f"{name}{DIFFERENCE}", interval, parts[0][0], **other), interval.p))
+        first = parts[0][0][0]
+        interval = difference_of(parts, metrics_of(first)[name], seed)
+        found.append((_row(trial, label, f"{name}{DIFFERENCE}", interval, first, **other), interval.p))
     return found
 
 

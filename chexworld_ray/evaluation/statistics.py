@@ -1,4 +1,4 @@
-"""Numbers out of test scores, each with an interval by patient: of one label, and means over labels and draws."""
+"""Numbers out of test scores, each with an interval by patient and fit: of a label, and means over labels and fits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,29 +100,39 @@ def by_label(table: pa.Table) -> dict[str, Scores]:
     return found
 
 
-def interval_of(parts: Sequence[Scores], metric: Metric, seed: int) -> Interval:
-    """Mean of a metric over labels and draws, with its interval: patients are resampled once for all of them."""
-    patients = sorted({patient for part in parts for patient in part.patients})
-    return bootstrap(lambda weights: _over(parts, metric, patients, weights), patients, seed)
-
-
-def difference_of(pairs: Sequence[tuple[Scores, Scores]], metric: Metric, seed: int) -> Interval:
-    """Mean difference (first - second) over pairs, which are scored on the same images."""
-    patients = sorted({patient for first, _ in pairs for patient in first.patients})
-    first, second = ([pair[at] for pair in pairs] for at in (0, 1))
+def interval_of(fits: Sequence[Sequence[Scores]], metric: Metric, seed: int) -> Interval:
+    """Mean of a metric over fits, and over what belongs to each (labels): patients are resampled once for all."""
+    patients = sorted({patient for parts in fits for part in parts for patient in part.patients})
     return bootstrap(
-        lambda weights: _over(first, metric, patients, weights) - _over(second, metric, patients, weights),
+        lambda weights, chosen: (chosen * _per_fit(fits, metric, patients, weights)).sum(axis=1),
         patients,
         seed,
+        fits=len(fits),
     )
 
 
-def _over(parts: Sequence[Scores], metric: Metric, patients: Sequence[str], weights: np.ndarray) -> np.ndarray:
+def difference_of(fits: Sequence[Sequence[tuple[Scores, Scores]]], metric: Metric, seed: int) -> Interval:
+    """Mean difference (first - second) over fits and their pairs, which are scored on the same images."""
+    patients = sorted({patient for pairs in fits for first, _ in pairs for patient in first.patients})
+    first, second = ([[pair[at] for pair in pairs] for pairs in fits] for at in (0, 1))
+
+    def difference(weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        gaps = _per_fit(first, metric, patients, weights) - _per_fit(second, metric, patients, weights)
+        return (chosen * gaps).sum(axis=1)
+
+    return bootstrap(difference, patients, seed, fits=len(fits))
+
+
+def _per_fit(
+    fits: Sequence[Sequence[Scores]], metric: Metric, patients: Sequence[str], weights: np.ndarray
+) -> np.ndarray:
+    """Mean of the metric over the parts of each fit: draws x fits."""
     column: dict[str, int] = {patient: number for number, patient in enumerate(patients)}
     seen: dict[tuple[str, ...], Any] = {}
     values = []
-    for part in parts:
-        if part.patients not in seen:
-            seen[part.patients] = weights[:, [column[patient] for patient in part.patients]]
-        values.append(metric(part, seen[part.patients]))
-    return np.mean(values, axis=0)
+    for parts in fits:
+        for part in parts:
+            if part.patients not in seen:
+                seen[part.patients] = weights[:, [column[patient] for patient in part.patients]]
+        values.append(np.mean([metric(part, seen[part.patients]) for part in parts], axis=0))
+    return np.stack(values, axis=1)

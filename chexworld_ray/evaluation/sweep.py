@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from chexworld_ray.evaluation.results import (
     Comparison,
@@ -12,6 +13,8 @@ from chexworld_ray.evaluation.results import (
     differences,
     mean_rows,
 )
+
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class VariantTrials:
 def sweep_rows(variants: Sequence[VariantTrials], bootstrap_seed: int = 0) -> list[ResultRow]:
     """Means over seeds and draws of each variant, and their differences from the first, paired by seed and draw.
 
-    p-values are Holm-corrected over the whole table.
+    Intervals are over patients and seeds, both resampled; p-values are Holm-corrected over the whole table.
     """
     rows: list[ResultRow] = []
     for variant in variants:
@@ -52,3 +55,11 @@ def sweep_rows(variants: Sequence[VariantTrials], bootstrap_seed: int = 0) -> li
         for variant in variants[1:]
     ]
     return rows + differences(comparisons, bootstrap_seed)
+
+
+def verdict(difference: ResultRow) -> Literal["better", "worse", "undecided"]:
+    """What a difference from the first variant says: undecided where its interval holds 0 or p_holm is 5 % or more."""
+    sure = difference.p_holm is not None and difference.p_holm < SIGNIFICANT
+    if not sure or difference.low <= 0 <= difference.high:
+        return "undecided"
+    return "better" if difference.value > 0 else "worse"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines
+from chexworld_ray.evaluation.sweep import verdict
 from chexworld_ray.shards.manifest import Manifest
 
 
@@ -82,7 +83,10 @@ def results_table(rows: Sequence[ResultRow]) -> str:
 
 
 def sweep_table(rows: Sequence[ResultRow]) -> str:
-    """A line for each task, protocol, metric and variant: its value, its difference from the first, and the verdict."""
+    """A line for each task, protocol, metric and variant: its value, its difference from the first, and the verdict.
+
+    What its words mean is told in `evaluation.sweep.verdict`.
+    """
     header = ("task", "protocol", "labels", "metric", "variant", "value", "95 % interval", "difference", "p (Holm)", "")
     shown = headlines(rows)
     of_first = {_cell(row): row for row in shown if row.metric.endswith(DIFFERENCE)}
@@ -91,8 +95,7 @@ def sweep_table(rows: Sequence[ResultRow]) -> str:
         found = of_first.get(_cell(row))
         told = ("", "", "")
         if found is not None:
-            verdict = "undecided" if found.low <= 0 <= found.high else "better" if found.value > 0 else "worse"
-            told = (f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", f"{found.p_holm:.3f}", verdict)
+            told = (f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", f"{found.p_holm:.3f}", verdict(found))
         cells = (row.task, row.protocol, f"{100 * row.fraction:g} %", row.metric, row.encoder)
         lines.append((*cells, f"{row.value:.3f}", f"[{row.low:.3f}, {row.high:.3f}]", *told))
     return _aligned([header, *lines])

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from chexworld_ray.metrics.bootstrap import bootstrap, holm
@@ -104,7 +105,7 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
         rng = np.random.default_rng(seed)
         truth = np.repeat([0, 1], 60)
         scores = rng.standard_normal(120) + truth
-        interval = bootstrap(lambda w, t=truth, s=scores: auroc(t, s, w), [str(i) for i in range(120)], 0, draws=300)
+        interval = bootstrap(lambda w, _, t=truth, s=scores: auroc(t, s, w), [str(i) for i in range(120)], 0, draws=300)
         hits += interval.low <= 0.7602 <= interval.high
     assert 88 <= hits <= 100
 
@@ -113,17 +114,40 @@ def test_patients_widen_the_interval() -> None:
     """Four copies of each image of a patient carry no more information than one."""
     rng = np.random.default_rng(1)
     truth, scores = np.repeat([0, 1], 40), rng.standard_normal(80) + np.repeat([0, 1], 40)
-    single = bootstrap(lambda w: auroc(truth, scores, w), [str(i) for i in range(80)], 0)
+    single = bootstrap(lambda w, _: auroc(truth, scores, w), [str(i) for i in range(80)], 0)
     t4, s4 = np.repeat(truth, 4), np.repeat(scores, 4)
-    grouped = bootstrap(lambda w: auroc(t4, s4, w), [str(i // 4) for i in range(320)], 0)
-    naive = bootstrap(lambda w: auroc(t4, s4, w), [str(i) for i in range(320)], 0)
+    grouped = bootstrap(lambda w, _: auroc(t4, s4, w), [str(i // 4) for i in range(320)], 0)
+    naive = bootstrap(lambda w, _: auroc(t4, s4, w), [str(i) for i in range(320)], 0)
     assert grouped.high - grouped.low == pytest.approx(single.high - single.low, rel=0.15)
     assert naive.high - naive.low < 0.7 * (grouped.high - grouped.low)
 
 
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    """Three networks of the same quality on few patients, and three whose quality differs: patients alone don't tell."""
+    patients = [str(i) for i in range(200)]
+
+    def width(qualities: tuple[float, ...]) -> float:
+        found = bootstrap(lambda w, f: (f * np.array(qualities)).sum(axis=1) + 0.0 * w[:, 0], patients, 0, fits=3)
+        assert found.value == pytest.approx(np.mean(qualities))
+        return found.high - found.low
+
+    assert width((0.7, 0.7, 0.7)) == pytest.approx(0.0, abs=1e-12)
+    assert width((0.6, 0.7, 0.8)) == pytest.approx(0.2, abs=0.07)
+
+
+def test_p_value_of_a_mean_is_that_of_a_z_test() -> None:
+    """So it may fall below what draws can count (2 of 1,000), which a correction over a large table needs."""
+    for shift in (0.0, 0.1, 0.3):
+        values = np.random.default_rng(3).standard_normal(400) + shift
+        found = bootstrap(lambda w, _, v=values: (w * v).sum(axis=1) / w.sum(axis=1), [str(i) for i in range(400)], 0)
+        z = abs(values.mean()) / (values.std() / 20)
+        assert found.p == pytest.approx(2 * norm.sf(z), rel=0.35, abs=1e-9)
+    assert found.p < 1e-6
+
+
 def test_draws_with_one_class_are_redrawn_and_counted() -> None:
     truth = np.r_[1, np.zeros(9)]
-    interval = bootstrap(lambda w: auroc(truth, np.arange(10.0), w), [str(i) for i in range(10)], 0, draws=200)
+    interval = bootstrap(lambda w, _: auroc(truth, np.arange(10.0), w), [str(i) for i in range(10)], 0, draws=200)
     assert 30 < interval.redrawn < 200
     assert np.isfinite(interval.low)
 
