@@ -123,7 +123,7 @@ def test_patients_widen_the_interval() -> None:
 
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
-    """Three networks of the same quality on few patients, and three whose quality differs: patients alone don't tell."""
+    """Three networks of one quality on few patients, and three that differ: patients alone do not tell."""
     patients = [str(i) for i in range(200)]
 
     def width(qualities: tuple[float, ...]) -> float:
