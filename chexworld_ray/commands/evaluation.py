@@ -49,19 +49,18 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write one self-contained HTML page about a run: settings, data, curves, results, views."""
+    """Write one self-contained HTML page about a run, a sweep, or several runs side by side."""
 
     run_url: Annotated[str, tyro.conf.arg(name="run")]
-    """URL of the run."""
+    """URL of the run, or of a sweep; or of several runs, comma-separated, to compare."""
     out: str | None = None
-    """File to write; unset: report.html in the run."""
+    """File to write; unset: report.html in the run, comparison.html in the sweep or in the first run."""
 
     def run(self) -> None:
-        from chexworld_ray.reports.html import write_report
+        from chexworld_ray.reports.comparison import write_page
         from chexworld_ray.runtime.cluster import say
-        from chexworld_ray.training.run import load_url
 
-        say(f"report: {write_report(load_url(self.run_url), self.out)}")
+        say(f"report: {write_page(urls(self.run_url), self.out)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,16 @@ from chexworld_ray.evaluation.results import (
 SIGNIFICANT = 0.05
 
 
+def run_name(variant: str, seed: int) -> str:
+    """Folder of a variant's run."""
+    return f"{variant}-{seed}"
+
+
+def variant_of(run: str) -> str:
+    """The variant that a run of a sweep is a seed of."""
+    return run.rpartition("-")[0] or run
+
+
 @dataclass(frozen=True)
 class VariantTrials:
     """Trials of one variant's runs, whatever their seeds."""

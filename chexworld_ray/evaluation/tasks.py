@@ -4,6 +4,7 @@ A task says which labels of which data set count, what uncertain and empty label
 headline, and what one has to know of it. Splits are those of the shards: the owner's where there are any.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -115,3 +116,17 @@ def parse_tasks(text: str | None, datasets: list[str], otherwise: UncertainPolic
             raise UserError(f"--task {name}: needs data set {task.dataset}; here are {', '.join(datasets)}")
         chosen.append(task)
     return chosen
+
+
+def learnable(labels: dict[str, dict[str, dict[str, dict[str, int]]]], splits: Sequence[str]) -> list[str]:
+    """Of a manifest's counts of labels, those (data set/label) with two known values or more in each split."""
+
+    def told(by_split: dict[str, dict[str, int]], split: str) -> bool:
+        return len(by_split.get(split, {}).keys() - {"unknown", "-1"}) > 1
+
+    return [
+        f"{dataset}/{name}"
+        for dataset, names in labels.items()
+        for name, by_split in names.items()
+        if all(told(by_split, split) for split in splits)
+    ]

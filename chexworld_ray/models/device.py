@@ -1,7 +1,9 @@
-"""What a device does well: matrix products in bf16, and memory that is kept for the next step."""
+"""What a device does well and what it has used: matrix products in bf16, memory kept for the next step, its peak."""
 
 import ctypes
 import platform
+import resource
+import sys
 from functools import lru_cache
 from typing import Literal
 
@@ -43,3 +45,11 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(MMAP_MAX, 0)
         mallopt(TRIM_THRESHOLD, -1)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory (GiB) that this process has held so far: tensors on a GPU, else all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

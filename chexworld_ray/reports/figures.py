@@ -25,6 +25,21 @@ CURVES = (
     ("steps skipped", ("skipped_fraction",)),
     ("learning rate", ("lr",)),
     ("images/s", ("images_per_second",)),
+    ("share of the time: waiting, saving", ("wait_fraction", "checkpoint_fraction")),
+    ("most memory of a worker, GiB", ("memory_gib",)),
+)
+
+
+COMPARED_CURVES = (
+    ("loss", "loss"),
+    ("RankMe of target features", "rankme"),
+    ("standard deviation of target features", "target_std"),
+    ("gradient norm", "grad_norm"),
+    ("online kNN probe on val, AUROC", "probe_knn"),
+    ("images/s", "images_per_second"),
+    ("share of the time waiting for data", "wait_fraction"),
+    ("most memory of a worker, GiB", "memory_gib"),
+    ("workers", "workers"),
 )
 
 
@@ -61,6 +76,32 @@ def training_curves(records: Sequence[dict[str, Any]]) -> str:
         axis.set_axis_off()
     figure.supxlabel("images seen", fontsize=9)
     return to_svg(figure, "curves of training over images seen")
+
+
+def compared_curves(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str | None:
+    """Panels over images seen with a line for each run; runs of one name (seeds of a variant) share a colour."""
+    panels = [(title, name) for title, name in COMPARED_CURVES if any(_lines(found, [name]) for _, found in runs)]
+    if not panels:
+        return None
+    names = list(dict.fromkeys(name for name, _ in runs))
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(13, 2.9 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 3, squeeze=False).flat)
+    for axis, (title, record) in zip(axes, panels, strict=False):
+        for name, found in runs:
+            for points in _lines(found, [record]).values():
+                colour = f"C{names.index(name) % 10}"
+                axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.1, marker=".", label=name)
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    figure.legend(list(once.values()), list(once), loc="outside upper center", ncols=6, fontsize=8)
+    figure.supxlabel("images seen", fontsize=9)
+    return to_svg(figure, "curves of training of all runs over images seen")
 
 
 def _lines(records: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:

@@ -1,24 +1,18 @@
 """One self-contained HTML page about a run."""
 
-import base64
-import time
 from collections import defaultdict
-from importlib.resources import files
 from typing import Any
 
-import jinja2
-
-from chexworld_ray import __version__
 from chexworld_ray.analysis.outcome import read_outcomes
 from chexworld_ray.config import Science, difference, to_dict
-from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, read_results
 from chexworld_ray.evaluation.statistics import MIN_POSITIVES
 from chexworld_ray.metrics.bootstrap import DRAWS
+from chexworld_ray.reports.data_card import data_card, data_sets
 from chexworld_ray.reports.figures import auroc_curves, elastic_curves, training_curves
 from chexworld_ray.reports.masks import masks_picture
+from chexworld_ray.reports.page import embedded, flat, render
 from chexworld_ray.reports.views import views_picture
-from chexworld_ray.shards.manifest import Manifest, load
 from chexworld_ray.storage import place, write_bytes
 from chexworld_ray.training.log import read_metrics
 from chexworld_ray.training.run import Run, checkpoints
@@ -30,68 +24,39 @@ def write_report(run: Run, out: str | None) -> str:
     """Write the page; returns its URL. Data sets that have moved away are named, not shown."""
     records = read_metrics(run.root)
     rows = headlines(read_results(run.root))
-    data, missing = _data_sets(run)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("chexworld_ray.reports") / "report.html.j2").read_text(encoding="utf-8"))
+    data, missing = data_sets(run)
     stored = checkpoints(run.root)
-    page = template.render(
+    page = render(
+        "report.html.j2",
         name=run.root.name,
         url=run.root.url,
-        version=__version__,
-        written=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         images_seen=stored[-1].position if stored else 0,
         last=records[-1] if records else None,
         settings=_settings(run.science),
         starts=run.starts,
-        data=[manifest.counts() | {"url": manifest.root.url} for manifest in data],
+        data=[data_card(manifest) for manifest in data],
         missing=missing,
-        views=base64.b64encode(views_picture(data[0], run.science)).decode() if data else None,
-        masks=base64.b64encode(masks_picture(run.science.masks, run.science.model.grid, run.science.seed)).decode(),
+        views=embedded(views_picture(data[0], run.science)) if data else None,
+        masks=embedded(masks_picture(run.science.masks, run.science.model.grid, run.science.seed)),
         curves=training_curves(records) if records else None,
         elastic=elastic_curves(records),
         auroc=auroc_curves(rows),
         tables=_tables(rows),
-        analyses=[(outcome, base64.b64encode(shown).decode()) for outcome, shown in read_outcomes(run.root)],
+        analyses=[(outcome, embedded(shown)) for outcome, shown in read_outcomes(run.root)],
         differences=_newest_differences(rows),
         draws=DRAWS,
         min_positives=MIN_POSITIVES,
     )
     target = place(out) if out else run.root / NAME
-    write_bytes(target, page.encode())
+    write_bytes(target, page)
     return target.url
-
-
-def _data_sets(run: Run) -> tuple[list[Manifest], list[str]]:
-    found: list[Manifest] = []
-    missing: list[str] = []
-    for entry in run.data:
-        try:
-            manifest = load(entry["url"])
-        except UserError:
-            missing.append(entry["url"])
-            continue
-        if manifest.data_version == entry["version"]:
-            found.append(manifest)
-        else:
-            missing.append(f"{entry['url']} (now another version)")
-    return found, missing
 
 
 def _settings(science: Science) -> list[tuple[str, Any, bool]]:
     """(name, value, differs from the paper's recipe) of every setting."""
     record = to_dict(science)
     changed = {line.split(":")[0] for line in difference(to_dict(Science()), record)}
-    flat: list[tuple[str, Any, bool]] = []
-
-    def walk(values: dict[str, Any], prefix: str) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                flat.append((prefix + key, value, prefix + key in changed))
-
-    walk(record, "")
-    return flat
+    return [(name, value, name in changed) for name, value in flat(record).items()]
 
 
 def _newest_differences(rows: list[ResultRow]) -> list[ResultRow]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines
 from chexworld_ray.evaluation.sweep import verdict
+from chexworld_ray.reports.data_card import label_counts, listed
 from chexworld_ray.shards.manifest import Manifest
 
 
@@ -19,33 +20,20 @@ def describe_manifest(manifest: Manifest) -> str:
     ]
     for dataset, splits in counts["by_dataset_and_split"].items():
         lines.append(f"{dataset}: " + ", ".join(f"{split} {rows}" for split, rows in sorted(splits.items())))
-        for name, by_split in sorted(counts["labels"].get(dataset, {}).items()):
-            known = {s: {v: n for v, n in values.items() if v != "unknown"} for s, values in by_split.items()}
-            if any(values.keys() - {"0", "1", "-1"} for values in known.values()):
-                cells = (f"{split} {_listed(dict(sorted(values.items())))}" for split, values in sorted(known.items()))
-                lines.append(f"  {name}: images of each class " + "; ".join(cells))
-            elif any(known.values()):
-                cells = (
-                    f"{split} {values.get('1', 0)}/{sum(values.values())}"
-                    + (f" ({values['-1']} uncertain)" if "-1" in values else "")
-                    for split, values in sorted(known.items())
-                )
-                lines.append(f"  {name}: positive/known " + ", ".join(cells))
+        for name, (counted, by_split) in label_counts(counts["labels"].get(dataset, {})).items():
+            joint = ", " if counted == "positive/known" else "; "
+            lines.append(f"  {name}: {counted} " + joint.join(f"{split} {cell}" for split, cell in by_split.items()))
     if manifest.masks:
         lines.append(f"masks: {', '.join(manifest.masks)}")
     if counts["flags"]:
-        lines.append(f"flags: {_listed(counts['flags'])}")
+        lines.append(f"flags: {listed(counts['flags'])}")
     rejected, ignored = counts["rejected"], counts["ignored"]
     lines.append(
         f"found {counts['found']} = {counts['images']} accepted + {sum(rejected.values())} rejected"
-        + (f" ({_listed(rejected)})" if rejected else "")
-        + (f"; other files {sum(ignored.values())} ({_listed(ignored)})" if ignored else "")
+        + (f" ({listed(rejected)})" if rejected else "")
+        + (f"; other files {sum(ignored.values())} ({listed(ignored)})" if ignored else "")
     )
     return "\n".join(lines)
-
-
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def results_table(rows: Sequence[ResultRow]) -> str:

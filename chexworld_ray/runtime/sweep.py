@@ -11,12 +11,15 @@ from chexworld_ray.config import RunSettings, Runtime
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import ResultRow, write_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
-from chexworld_ray.evaluation.sweep import VariantTrials, sweep_rows
+from chexworld_ray.evaluation.sweep import VariantTrials, run_name, sweep_rows
+from chexworld_ray.evaluation.tasks import learnable
+from chexworld_ray.reports.comparison import write_sweep_report
 from chexworld_ray.runtime.cluster import connect, say, total
 from chexworld_ray.runtime.evaluate import score, tasks_of
 from chexworld_ray.runtime.pretrain import pretrain
 from chexworld_ray.runtime.subjects import newest_subject
 from chexworld_ray.shards import manifest as manifests
+from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training import run
 from chexworld_ray.training.run import Run
 
@@ -29,7 +32,7 @@ def sweep(
     parallel: int,
     evaluation: EvaluationSettings,
 ) -> list[ResultRow]:
-    """Train each variant with seeds 0, 1, … below `where`, evaluate the ends, and write `where`/results.parquet.
+    """Train each variant with seeds 0, 1, … below `where`, evaluate the ends, write results.parquet and a report there.
 
     Means over seeds of each variant and paired differences from the first. A run that fails is told, and the others
     go on.
@@ -39,10 +42,10 @@ def sweep(
     """
     if len(variants) < 2 or seeds < 1 or parallel < 1:
         raise UserError("sweep: two variants or more, please, and at least one seed and one run at a time")
-    _ = evaluation.protocols  # a name that is not known is told before hours of training
     manifest = manifests.load(data[0])
+    _refuse_unlabelled(manifest, evaluation)
     connect()
-    wanted = {(name, seed): f"{name}-{seed}" for name in variants for seed in range(seeds)}
+    wanted = {(name, seed): run_name(name, seed) for name in variants for seed in range(seeds)}
     say(f"sweep {where}: {len(variants)} variants x {seeds} seeds, {parallel} at a time")
     failed: list[str] = []
 
@@ -69,10 +72,20 @@ def sweep(
     variant_of = {called: name for (name, _), called in wanted.items()}
     trials = score(subjects, tasks, manifest, evaluation, out)
     rows = sweep_rows([VariantTrials(name, [t for t in trials if variant_of[t.run] == name]) for name in variants])
-    if not rows:
-        raise UserError(f"{data[0]}: no label has both classes in {evaluation.train_split} and {evaluation.test_split}")
     write_results(out, rows)
+    say(f"report: {write_sweep_report(out)}")
     return rows
+
+
+def _refuse_unlabelled(manifest: Manifest, evaluation: EvaluationSettings) -> None:
+    """Tell before hours of training what could not be evaluated after them; so are protocols that nobody knows."""
+    splits = (evaluation.train_split, evaluation.test_split)
+    if set(evaluation.protocols) == {"segment"} or learnable(manifest.counts()["labels"], splits):
+        return
+    raise UserError(
+        f"{manifest.root.url}: no label has two values in both {' and '.join(splits)}, so that variants can't be "
+        "compared; ingest --labels TABLE gives images labels"
+    )
 
 
 def _shared(runtime: Runtime, parallel: int) -> Runtime:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from chexworld_ray.metrics.rankme import rankme
+from chexworld_ray.models.device import peak_memory
 from chexworld_ray.training.step import StepReport
 
 RANKME_IMAGES = 512
@@ -45,12 +46,17 @@ class Monitor:
         self._saving += seconds
 
     def read(self) -> dict[str, Any]:
-        """Means over the window and all workers; every worker must call it at the same step."""
+        """Means over the window and all workers, and the most memory (GiB) that any of them has held so far.
+
+        Every worker must call it at the same step.
+        """
         assert self._sums is not None
         assert self._last is not None
         sums = self._sums.clone()
+        memory = torch.tensor(peak_memory(sums.device), device=sums.device)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(sums)
+            dist.all_reduce(memory, dist.ReduceOp.MAX)
         total = sums.tolist()
         seconds = time.perf_counter() - self._began
         record: dict[str, Any] = {name: total[i] / max(total[-1], 1.0) for i, name in enumerate(self._names)}
@@ -63,6 +69,7 @@ class Monitor:
         record["images_per_second"] = total[-1] / max(seconds, 1e-9)
         record["wait_fraction"] = self._wait / max(seconds, 1e-9)
         record["checkpoint_fraction"] = self._saving / max(seconds, 1e-9)
+        record["memory_gib"] = float(memory)
         self._start_window()
         return record
 

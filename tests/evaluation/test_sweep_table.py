@@ -1,47 +1,10 @@
 """The table of a sweep, from scores whose answer is known."""
 
-import numpy as np
-import pyarrow as pa
 import pytest
+from scores import variant
 
-from chexworld_ray.evaluation.results import ScoredTrial
-from chexworld_ray.evaluation.sweep import VariantTrials, sweep_rows
-from chexworld_ray.evaluation.trial import SCORES_SCHEMA
+from chexworld_ray.evaluation.sweep import sweep_rows
 from chexworld_ray.reports.text import sweep_table
-
-TRUTH = np.random.default_rng(99).integers(0, 2, 160)
-
-
-def scored(variant: str, seed: int, quality: float) -> ScoredTrial:
-    """What seeds share (the images' difficulty) is far larger than what variants differ by: pairing must tell."""
-    shared = np.random.default_rng(seed).standard_normal(160)
-    rows = [
-        {
-            "label": label,
-            "group": label,
-            "threshold": 0.5,
-            "image_id": f"i{i:03d}",
-            "patient_id": f"p{i // 2}",
-            "truth": float(TRUTH[i]),
-            "score": float(quality * TRUTH[i] + shared[i]),
-        }
-        for label in ("a", "b")
-        for i in range(160)
-    ]
-    table = pa.Table.from_pylist(rows, schema=SCORES_SCHEMA)
-    return ScoredTrial(
-        run=f"{variant}-{seed}",
-        images_seen=100,
-        kind="checkpoint",
-        seed=seed,
-        task="here",
-        protocol="knn",
-        scores=table,
-    )
-
-
-def variant(name: str, quality: float) -> VariantTrials:
-    return VariantTrials(name, [scored(name, seed, quality) for seed in range(3)])
 
 
 def test_variants_are_means_over_seeds_compared_with_the_first() -> None:

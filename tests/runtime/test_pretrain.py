@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import sync_playwright
+from browser import looked_at
 
 from chexworld_ray import load_encoder
 from chexworld_ray.analysis.outcome import read_outcomes
@@ -67,37 +66,7 @@ def test_analyses_are_kept_with_the_run_and_shown_in_its_report(ray_here: None, 
 
 
 def test_the_report_reads_well_in_a_browser(storage: Path, tmp_path: Path) -> None:
-    """On a laptop, on a telephone, in the dark and printed: nothing missing, nothing hanging over, no complaint."""
-    browser_file = shutil.which("chromium")
-    if browser_file is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_file, args=["--no-sandbox"])
-        page = browser.new_page()
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url[:80]))
-        for width, scheme in ((1280, "light"), (400, "light"), (1280, "dark")):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.emulate_media(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
-            page.goto((storage / "one" / "report.html").as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, "hangs over"
-            assert page.evaluate("[...document.images].every(one => one.naturalWidth > 0 && one.alt)")
-            assert page.evaluate("[...document.querySelectorAll('svg[role]')].every(one => one.ariaLabel)")
-            paper, ink = page.evaluate(
-                "[getComputedStyle(document.body)].map(one => [one.backgroundColor, one.color])[0]"
-            )
-            assert (brightness(paper) > brightness(ink)) == (scheme == "light")
-            page.screenshot(path=tmp_path / f"report-{width}-{scheme}.png", full_page=True)
-        page.pdf(path=tmp_path / "report.pdf")
-        browser.close()
-    assert complaints == []
-    assert (tmp_path / "report.pdf").stat().st_size > 10_000
-
-
-def brightness(colour: str) -> int:
-    return sum(map(int, re.findall(r"\d+", colour)[:3]))
+    looked_at(storage / "one" / "report.html", tmp_path)
 
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.recipes import ABLATIONS, demo, variants
 from chexworld_ray.runtime.sweep import sweep
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.source import Source
+from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.storage import place
 from chexworld_ray.training import run
 
@@ -52,6 +56,16 @@ def test_one_variant_is_no_sweep(phantom_set: Manifest, tmp_path: Path) -> None:
         sweep(variants(["local"], demo()), [phantom_set.root.url], str(tmp_path), 1, 1, EvaluationSettings())
 
 
+def test_data_without_labels_are_refused_before_any_training(
+    phantom_folder: Path, write_set: Callable[[Source, Path, WriteSettings], Manifest], tmp_path: Path
+) -> None:
+    bare = write_set(read_source(str(phantom_folder)), tmp_path / "bare", WriteSettings())
+    chosen, where = variants(["local", "chexworld"], demo()), tmp_path / "sweep"
+    with pytest.raises(UserError, match="ingest --labels"):
+        sweep(chosen, [bare.root.url], str(where), 1, 1, EvaluationSettings())
+    assert not where.exists()
+
+
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_killed_sweep_of_two_at_a_time_goes_on_and_ends_in_a_table(phantom_set: Manifest, tmp_path: Path) -> None:
@@ -75,6 +89,8 @@ def test_a_killed_sweep_of_two_at_a_time_goes_on_and_ends_in_a_table(phantom_set
     rows = read_results(place(str(tmp_path / "s")))
     assert {row.encoder for row in rows} == {*kinds, "no_action - chexworld", "local - chexworld"}
     assert all(row.p_holm is not None for row in rows if "difference" in row.metric)
+    page = (tmp_path / "s" / "comparison.html").read_text()
+    assert all(f"{kind}-0" in page for kind in kinds)
     for kind in kinds[1:]:
         assert re.search(rf"{kind} +0\.\d+ .*(undecided|better|worse)", again.stdout)
 
