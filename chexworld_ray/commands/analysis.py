@@ -8,7 +8,6 @@ import tyro
 
 from chexworld_ray.analysis.settings import AnalysisSettings
 from chexworld_ray.commands.common import UNPREFIXED, json_line
-from chexworld_ray.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +55,7 @@ class Embed:
     def run(self) -> None:
         from chexworld_ray.runtime.embed import embed_data
 
-        encoder = self.run_url or self.encoder
-        if encoder is None or (self.run_url and self.encoder):
-            raise UserError("embed: --run URL or --encoder timm:NAME, one of them")
-        if self.encoder and not self.encoder.startswith("timm:"):
-            raise UserError(f"--encoder {self.encoder}: timm:NAME or timm:NAME@FILE; runs are named with --run")
-        count = embed_data(encoder, self.data, self.out, self.image_size, tokens=self.tokens)
+        count = embed_data(self.run_url, self.encoder, self.data, self.out, self.image_size, tokens=self.tokens)
         if self.json:
             json_line({"images": count, "out": self.out})
 

@@ -200,6 +200,21 @@ class Ingest(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embed(_Shared):
+    """Features by Ray Data on this machine's cores or GPU against the plain encoder in a loop."""
+
+    data: str
+    """Data set."""
+    recipe: str = "small"
+    """Whose encoder (with random weights) is used."""
+
+    def run(self) -> None:
+        from chexworld_ray.runtime.embed_benchmark import benchmark_embed
+
+        self.finish(benchmark_embed(self.data, recipes.by_name(self.recipe).science))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chaos(_Shared):
     """A run to which everything happens, on a small cluster and an S3 server of its own: what is lost or repeated."""
 
@@ -228,7 +243,7 @@ class Chaos(_Shared):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What things cost on this machine: step, views, masks, plan, ingest, stream; and chaos."""
+    """What things cost on this machine: step, views, masks, plan, ingest, stream, embed; and chaos."""
 
     part: tyro.conf.OmitSubcommandPrefixes[
         Annotated[Step, tyro.conf.subcommand("step")]
@@ -237,6 +252,7 @@ class Benchmark:
         | Annotated[Plan, tyro.conf.subcommand("plan")]
         | Annotated[Ingest, tyro.conf.subcommand("ingest")]
         | Annotated[Stream, tyro.conf.subcommand("stream")]
+        | Annotated[Embed, tyro.conf.subcommand("embed")]
         | Annotated[Chaos, tyro.conf.subcommand("chaos")]
     ]
 

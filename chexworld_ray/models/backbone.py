@@ -138,8 +138,10 @@ def timm_bytes(source: str) -> bytes:
     A file whose tensors have other names is taken in order, where every shape agrees.
 
     Raises:
-        UserError: no such model or file, it can't be fetched, or its weights are another model's.
+        UserError: not such a name, no such model or file, it can't be fetched, or its weights are another model's.
     """
+    if not source.startswith(PREFIX):
+        raise UserError(f"--encoder {source}: timm:NAME or timm:NAME@FILE, please; runs are named with --run")
     name, _, file = source.removeprefix(PREFIX).partition("@")
     net = create(name)
     cfg = net.pretrained_cfg

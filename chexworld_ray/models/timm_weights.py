@@ -15,9 +15,9 @@ from torch import Tensor
 
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
+from chexworld_ray.models.backbone import PREFIX
 from chexworld_ray.models.fold import BIAS, IMAGENET, WEIGHT, PatchEmbedding, fold
 
-PREFIX = "timm:"
 # timm's ViTs by width; others are named with timm:NAME@FILE
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 _DROPPED = re.compile(r"(cls_token|reg_token|dist_token|mask_token|pos_embed|head\..*|head_dist\..*|fc_norm\..*)")

@@ -17,7 +17,7 @@ from chexworld_ray.analysis.embeddings import (
 from chexworld_ray.config import difference
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import PROJECTIONS, embed
-from chexworld_ray.models.backbone import PREFIX, timm_bytes
+from chexworld_ray.models.backbone import timm_bytes
 from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.extraction import Extraction, Inputs, device, extract, open_encoder
 from chexworld_ray.runtime.subjects import newest_subject
@@ -29,21 +29,26 @@ from chexworld_ray.training import run
 SPLITS = ("train", "val", "test")
 
 
-def embed_data(encoder: str, data_url: str, out_url: str, image_size: int | None, *, tokens: bool) -> int:
-    """Features of every frontal image; returns how many there are. `encoder`: URL of a run, or timm:NAME[@FILE].
+def embed_data(
+    run_url: str | None, foreign: str | None, data_url: str, out_url: str, image_size: int | None, *, tokens: bool
+) -> int:
+    """Features of every frontal image; returns how many there are. `foreign`: timm:NAME[@FILE], where there is no run.
 
     The encoder is copied beside them, so that a run that trains on changes nothing, and what comes later is comparable.
 
     Raises:
-        UserError: no such encoder or data, or the folder holds other embeddings.
+        UserError: no such encoder or data, both or none, or the folder holds other embeddings.
     """
+    source = run_url or foreign
+    if source is None or (run_url and foreign):
+        raise UserError("embed: --run URL or --encoder timm:NAME, one of them")
     manifest, out = manifests.load(data_url), storage.place(out_url)
     kind: Inputs = "tokens" if tokens else "features"
-    asked = Embeddings(encoder.partition("@")[0], 0, manifest.url, manifest.data_version, kind, image_size)
+    asked = Embeddings(source.partition("@")[0], 0, manifest.url, manifest.data_version, kind, image_size)
     if storage.exists(out / FACTS):
         _refuse_others(read_facts(out), asked, out)
     else:
-        data, images_seen = _encoder(encoder, manifest)
+        data, images_seen = _encoder(run_url, manifest) if run_url else (timm_bytes(source), 0)
         storage.write_bytes(out / ENCODER, data)
         write_facts(out, replace(asked, images_seen=images_seen))
     connect()
@@ -54,11 +59,9 @@ def embed_data(encoder: str, data_url: str, out_url: str, image_size: int | None
     return count
 
 
-def _encoder(name: str, manifest: Manifest) -> tuple[bytes, int]:
-    """The file of an encoder, and how many images it has seen as far as is known."""
-    if name.startswith(PREFIX):
-        return timm_bytes(name), 0
-    subject = newest_subject(run.load_url(name), manifest, None)
+def _encoder(run_url: str, manifest: Manifest) -> tuple[bytes, int]:
+    """The file of a run's newest target encoder, and how many images it has seen."""
+    subject = newest_subject(run.load_url(run_url), manifest, None)
     return storage.fetch(subject.encoder), subject.images_seen
 
 

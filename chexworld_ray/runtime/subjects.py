@@ -11,7 +11,7 @@ from safetensors.torch import save
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import Kind
-from chexworld_ray.models.backbone import PREFIX, timm_bytes
+from chexworld_ray.models.backbone import timm_bytes
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.predictor import build_predictor
 from chexworld_ray.models.weights import encoder_bytes
@@ -114,8 +114,6 @@ def foreign_subject(source: str, home: storage.Place, manifest: Manifest, image_
     Raises:
         UserError: not such a name, or it can't be had.
     """
-    if not source.startswith(PREFIX):
-        raise UserError(f"--encoder {source}: timm:NAME or timm:NAME@FILE, please; runs are named with --run")
     data = timm_bytes(source)
     name = source.partition("@")[0]
     digest = hashlib.sha256(data).hexdigest()[:8]

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from chexworld_ray.config import ModelSettings, ObjectiveSettings, Science, to_dict
 from chexworld_ray.errors import UserError
+from chexworld_ray.models.backbone import PREFIX
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import BIAS, POSITIONS, WEIGHT, PatchEmbedding, resample, rescale
 from chexworld_ray.models.published import Published, read_published
-from chexworld_ray.models.timm_weights import PREFIX, read_timm
+from chexworld_ray.models.timm_weights import read_timm
 from chexworld_ray.models.weights import is_encoder_file, read_encoder
 from chexworld_ray.storage import exists, fetch, place, read_json, write_json
 from chexworld_ray.training import checkpoint, run

@@ -8,11 +8,13 @@ import pytest
 import timm
 import torch
 
+from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import embed
 from chexworld_ray.models.backbone import Size, read_backbone
 from chexworld_ray.reports.neighbours import neighbours_picture, neighbours_table
 from chexworld_ray.runtime.embed import embed_data, neighbours
+from chexworld_ray.runtime.embed_benchmark import benchmark_embed
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.reader import read_row_group
 
@@ -29,7 +31,7 @@ def test_features_are_those_of_the_encoder_and_a_file_is_its_own_neighbour(
     ray_here: None, theirs: str, phantom_set: Manifest, phantom_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "embeddings"
-    count = embed_data(theirs, phantom_set.root.url, str(out), 48, tokens=False)
+    count = embed_data(None, theirs, phantom_set.root.url, str(out), 48, tokens=False)
     parts = sorted((out / "parts").iterdir())
     assert count == sum(pq.read_metadata(part).num_rows for part in parts) == phantom_set.rows
     file = next(one for one in phantom_set.files if parts[0].name.startswith(one.path.removesuffix(".parquet")))
@@ -42,11 +44,11 @@ def test_features_are_those_of_the_encoder_and_a_file_is_its_own_neighbour(
 
     kept = parts[1].stat().st_mtime_ns
     parts[0].unlink()
-    embed_data(theirs, phantom_set.root.url, str(out), 48, tokens=False)
+    embed_data(None, theirs, phantom_set.root.url, str(out), 48, tokens=False)
     assert pq.read_table(parts[0]) == table, "what was missing is made again"
     assert parts[1].stat().st_mtime_ns == kept, "what was there is not"
     with pytest.raises(UserError, match="other embeddings"):
-        embed_data(theirs, phantom_set.root.url, str(out), 64, tokens=False)
+        embed_data(None, theirs, phantom_set.root.url, str(out), 64, tokens=False)
 
     source = phantom_folder / "images" / "000007.png"
     query, found = neighbours(str(out), str(source), 3)
@@ -60,3 +62,12 @@ def test_features_are_those_of_the_encoder_and_a_file_is_its_own_neighbour(
         neighbours(str(out), str(Path(__file__)), 3)
     with pytest.raises(UserError, match="no embeddings there"):
         neighbours(str(tmp_path), str(source), 3)
+
+
+def test_the_benchmark_counts_every_image(ray_here: None, phantom_set: Manifest, tiny: RunSettings) -> None:
+    result = benchmark_embed(phantom_set.root.url, tiny.science)
+    assert result["images"] == phantom_set.rows
+    assert result["row_groups"] == sum(len(file.row_groups) for file in phantom_set.files)
+    rates = [result[f"{name}_images_per_second"] for name in ("plain_loop", "job", "steady")]
+    assert min(rates) > 0
+    assert result["steady_over_plain_loop"] == pytest.approx(rates[2] / rates[0], rel=0.01)
