@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chexworld_ray.config import to_dict
+from chexworld_ray.config import flat, to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, read_results
 from chexworld_ray.evaluation.sweep import variant_of, verdict
@@ -16,7 +16,7 @@ from chexworld_ray.reports.bars import bars
 from chexworld_ray.reports.data_card import data_card, data_sets
 from chexworld_ray.reports.figures import auroc_curves, compared_curves
 from chexworld_ray.reports.html import write_report
-from chexworld_ray.reports.page import flat, render
+from chexworld_ray.reports.page import render
 from chexworld_ray.storage import Place, children, exists, place, write_bytes
 from chexworld_ray.training.log import read_metrics
 from chexworld_ray.training.run import CONFIG, Run, checkpoints, load, load_url

@@ -4,14 +4,14 @@ from collections import defaultdict
 from typing import Any
 
 from chexworld_ray.analysis.outcome import read_outcomes
-from chexworld_ray.config import Science, difference, to_dict
+from chexworld_ray.config import Science, difference, flat, to_dict
 from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, read_results
 from chexworld_ray.evaluation.statistics import MIN_POSITIVES
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.data_card import data_card, data_sets
 from chexworld_ray.reports.figures import auroc_curves, elastic_curves, training_curves
 from chexworld_ray.reports.masks import masks_picture
-from chexworld_ray.reports.page import embedded, flat, render
+from chexworld_ray.reports.page import embedded, render
 from chexworld_ray.reports.views import views_picture
 from chexworld_ray.storage import place, write_bytes
 from chexworld_ray.training.log import read_metrics

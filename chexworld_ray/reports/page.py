@@ -21,11 +21,3 @@ def render(template: str, **values: Any) -> bytes:
 def embedded(picture: bytes) -> str:
     """A picture for a data URL."""
     return base64.b64encode(picture).decode()
-
-
-def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in record.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found

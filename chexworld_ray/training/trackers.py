@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from chexworld_ray.config import TrackerKind
+from chexworld_ray.config import TrackerKind, flat
 from chexworld_ray.errors import UserError
 from chexworld_ray.storage import Place, exists, read_json, write_json
 
@@ -47,7 +47,7 @@ class _Mlflow:
             where = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
             started = self._client.create_run(where, run_name=run.name, tags={"url": run.url})
             identity = started.info.run_id
-            for name, value in _flat(settings).items():
+            for name, value in flat(settings).items():
                 self._client.log_param(identity, name, value)
         self.identity = identity
         self._client.update_run(identity, status="RUNNING")
@@ -130,10 +130,3 @@ def require(kind: TrackerKind | None) -> None:
     """
     if kind is not None and importlib.util.find_spec(kind) is None:
         raise UserError(f'--tracker {kind}: its client is not installed; pip install "chexworld_ray[{kind}]"')
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
