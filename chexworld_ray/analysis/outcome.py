@@ -54,14 +54,16 @@ def read_outcomes(run: storage.Place) -> list[tuple[Outcome, bytes]]:
     ]
 
 
-def interval(values_N: np.ndarray, patients: Sequence[str]) -> str:
-    """Mean over images, with a 95 % interval by patient."""
-    known = np.isfinite(values_N)
+def interval(values_N: np.ndarray, patients: Sequence[str], classes_N: np.ndarray | None = None) -> str:
+    """Mean over images, with a 95 % interval by patient; with classes, the mean of each class's mean."""
+    known_N = np.isfinite(values_N)
+    classes_N = np.zeros(len(values_N)) if classes_N is None else classes_N
+    members_CN = known_N & (classes_N == np.unique(classes_N)[:, None])
 
     def mean(weights_KN: np.ndarray, _: np.ndarray) -> np.ndarray:
-        kept_KN = weights_KN * known
         with np.errstate(invalid="ignore", divide="ignore"):
-            return kept_KN @ np.nan_to_num(values_N) / kept_KN.sum(axis=1)
+            means_CK = [(weights_KN * of) @ np.nan_to_num(values_N) / (weights_KN @ of) for of in members_CN]
+        return np.mean(means_CK, axis=0)
 
     found = bootstrap(mean, patients, seed=0)
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

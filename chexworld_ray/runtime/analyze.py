@@ -33,7 +33,7 @@ from chexworld_ray.views.batch import whole_view
 
 
 def analyze(run_url: str, data_url: str | None, settings: AnalysisSettings) -> list[Outcome]:
-    """Run the analyses asked for; each is written to `<run>/analyses/` as JSON and as a picture.
+    """Run the analyses asked for; each is written to `<run>/analyses/` as JSON and as a picture when it is done.
 
     `data_url`: by default what the run was trained on.
 
@@ -47,19 +47,23 @@ def analyze(run_url: str, data_url: str | None, settings: AnalysisSettings) -> l
         raise UserError(f"{manifest.root.url}: no frontal images in split {settings.split}")
     connect()
     on_slot = ray.remote(_of_worlds).options(num_cpus=1, num_gpus=float(total("GPU") > 0), resources=evaluation_slot())
-    pending = {name: on_slot.remote(name, run_url, manifest, settings) for name in wanted if name != "capacity"}
+    pending = {on_slot.remote(name, run_url, manifest, settings): name for name in wanted if name != "capacity"}
+    say(f"{len(wanted)} analyses of {settings.images} images: some minutes on CPU cores")
     done: dict[str, Outcome] = {}
-    if "capacity" in wanted:
-        subjects = [newest_subject(one, manifest, None), random_subject(one, manifest, None)]
-        done["capacity"] = _capacity(subjects, manifest, settings)
-    found = []
-    for name in wanted:
-        outcome = done[name] if name in done else ray.get(pending[name])
+
+    def keep(name: str, outcome: Outcome) -> None:
         storage.write_json(one.root / FOLDER / f"{name}.json", outcome.record())
         storage.write_bytes(one.root / FOLDER / f"{name}.png", picture(outcome))
         say(f"{name}: {(one.root / FOLDER / name).url}.png")
-        found.append(outcome)
-    return found
+        done[name] = outcome
+
+    if "capacity" in wanted:
+        subjects = [newest_subject(one, manifest, None), random_subject(one, manifest, None)]
+        keep("capacity", _capacity(subjects, manifest, settings))
+    while pending:
+        (ready,), _ = ray.wait(list(pending))
+        keep(pending.pop(ready), ray.get(ready))
+    return [done[name] for name in wanted]
 
 
 def _of_worlds(name: str, run_url: str, manifest: Manifest, settings: AnalysisSettings) -> Outcome:
