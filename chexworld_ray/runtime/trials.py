@@ -12,7 +12,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from chexworld_ray import storage
 from chexworld_ray.evaluation.features import load_features, load_images
-from chexworld_ray.evaluation.settings import EvaluationSettings, GridSettings
+from chexworld_ray.evaluation.settings import EvaluationSettings, FinetuneSettings, GridSettings
 from chexworld_ray.evaluation.trial import NEEDS, Scored, Trial, run_trial
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.models.device import keep_freed_memory
@@ -109,12 +109,16 @@ def _search(job: TrialJob, settings: EvaluationSettings, home: storage.Place) ->
     if not known:
         say(f"{job.trial.task.name}: no validation images with both classes to choose settings on; the first are taken")
     best = max(known, key=lambda point: quality[point]) if known else ended[0]
-    told = ", ".join(f"lr {points[at].lr:g}: {quality[at]:.3f}" for at in sorted(quality))
+    told = "; ".join(f"{_named(points[at])}: {quality[at]:.3f}" for at in sorted(quality))
     say(f"{job.trial.task.name}: on validation {told}; {len(points) - len(ended)} of {len(points)} stopped early")
     storage.write_bytes(storage.place(job.out), storage.fetch(files[best]))
     for file in files.values():
         if storage.exists(file):
             storage.remove(file)
+
+
+def _named(point: FinetuneSettings) -> str:
+    return f"lr {point.lr:g}, drop path {point.drop_path:g}, layer decay {point.layer_decay:g}"
 
 
 def _candidate_url(job: TrialJob, point: int) -> str:
@@ -133,7 +137,7 @@ def _candidate(config: dict[str, Any], settings: EvaluationSettings) -> None:
         tune.report({"epoch": epoch, "quality": best})
 
     done = _run(job, replace(settings, finetune=own, grid=GridSettings()), report)
-    searched = f"drop path {own.drop_path:g}, layer decay {own.layer_decay:g}, best of {len(points)} settings"
+    searched = f"best of {len(points)} settings: {_named(own)}"
     facts = done.facts | {"chosen": f"{done.facts.get('chosen', '')}, {searched}"}
     _write(replace(done, facts=facts), _candidate_url(job, config["point"]))
 

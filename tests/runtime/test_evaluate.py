@@ -112,7 +112,7 @@ def test_settings_are_searched_on_validation_and_the_best_is_kept(trained: Run, 
     told = [json.loads(pq.read_schema(file.path).metadata[b"facts"])["chosen"] for file in scores]
     searched = [line for line in told if "best of 2 settings" in line]
     assert len(searched) == 2, "random start and checkpoint"
-    assert all("lr 0.01" in line for line in searched), told
+    assert all("settings: lr 0.01," in line for line in searched), told
 
 
 @pytest.mark.slow
