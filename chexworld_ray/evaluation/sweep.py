@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from chexworld_ray.evaluation.results import (
+    DIFFERENCE,
     Comparison,
     ResultRow,
     ScoredTrial,
@@ -15,6 +16,16 @@ from chexworld_ray.evaluation.results import (
 )
 
 SIGNIFICANT = 0.05
+
+
+Column = tuple[str, str, float, str]
+"""Task with its label, protocol, share of the labels, and metric."""
+
+
+def cell_of(row: ResultRow) -> tuple[str, Column]:
+    """Variant, and what of it a value, or a difference from the first variant, is about."""
+    column = (row.task, row.protocol, row.fraction, row.metric.removesuffix(DIFFERENCE))
+    return row.encoder.partition(" - ")[0], column
 
 
 def run_name(variant: str, seed: int) -> str:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow
 from chexworld_ray.evaluation.sweep import verdict
 from chexworld_ray.reports.figures import to_svg
+from chexworld_ray.reports.text import asked
 
 COLOURS = {"better": "#2a7f4f", "worse": "#b3402e", "undecided": "#8a94a6"}
 MOST = 6  # panels
@@ -30,11 +31,9 @@ def bars(rows: Sequence[ResultRow]) -> str | None:
     figure = Figure(figsize=(11 if compared else 6, height * len(panels)), layout="constrained")
     grid = figure.subplots(len(panels), 2 if compared else 1, squeeze=False, sharey=True)
     for axes, (task, protocol, fraction, metric) in zip(grid, panels, strict=True):
-        asked = (task, protocol, fraction)
-        share = "" if fraction == 1.0 else f", {100 * fraction:g} % of labels"
-        of_panel = [row for row in rows if (row.task, row.protocol, row.fraction) == asked]
+        of_panel = [row for row in rows if (row.task, row.protocol, row.fraction) == (task, protocol, fraction)]
         _values(axes[0], [row for row in of_panel if row.metric == metric], variants)
-        axes[0].set_title(f"{task}, {protocol}{share}: {metric}", fontsize=10)
+        axes[0].set_title(f"{task}, {asked(protocol, fraction)}: {metric}", fontsize=10)
         if compared:
             _differences(axes[1], [row for row in of_panel if row.metric == metric + DIFFERENCE], variants)
             axes[1].set_title("difference from the first", fontsize=10)

@@ -10,20 +10,19 @@ import numpy as np
 from chexworld_ray.config import flat, to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, read_results
-from chexworld_ray.evaluation.sweep import variant_of, verdict
+from chexworld_ray.evaluation.sweep import Column, cell_of, variant_of, verdict
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.bars import bars
 from chexworld_ray.reports.data_card import data_card, data_sets
 from chexworld_ray.reports.figures import auroc_curves, compared_curves
 from chexworld_ray.reports.html import write_report
 from chexworld_ray.reports.page import render
+from chexworld_ray.reports.text import asked
 from chexworld_ray.storage import Place, children, exists, place, write_bytes
 from chexworld_ray.training.log import read_metrics
 from chexworld_ray.training.run import CONFIG, Run, checkpoints, load, load_url
 
 NAME = "comparison.html"
-Column = tuple[str, str, float, str]
-"""Task with its label, protocol, share of the labels, and metric."""
 
 
 def write_page(urls: Sequence[str], out: str | None) -> str:
@@ -64,9 +63,10 @@ def write_sweep_report(sweep: Place, out: str | None = None) -> str:
     """The page of a sweep, by default in its folder: means over seeds, differences from the first variant."""
     runs = [load(folder) for folder in children(sweep) if exists(folder / CONFIG)]
     rows = headlines(read_results(sweep))
-    order = list(dict.fromkeys(row.encoder for row in rows if not row.metric.endswith(DIFFERENCE)))
+    order = dict.fromkeys(row.encoder for row in rows if not row.metric.endswith(DIFFERENCE))
+    ranks = {variant: rank for rank, variant in enumerate(order)}
     variants = {run.root.name: variant_of(run.root.name) for run in runs}
-    runs.sort(key=lambda run: (order.index(variants[run.root.name]) if order else 0, run.root.name))
+    runs.sort(key=lambda run: (ranks.get(variants[run.root.name], len(ranks)), run.root.name))
     return _write(place(out) if out else sweep / NAME, sweep.name, variants, runs, rows, [])
 
 
@@ -80,7 +80,8 @@ def _write(
 ) -> str:
     """`variants`: run → what it is a seed of; `rows`: what is compared; `every`: also of earlier checkpoints."""
     records = {run.root.name: read_metrics(run.root) for run in runs}
-    data = {manifest.data_version: manifest for run in runs for manifest in data_sets(run)[0]}
+    found = [data_sets(run) for run in runs]
+    data = {manifest.data_version: manifest for manifests, _ in found for manifest in manifests}
     page = render(
         "comparison.html.j2",
         name=name,
@@ -88,10 +89,10 @@ def _write(
         tables=_tables(rows),
         bars=bars(rows),
         settings=_differing(runs, variants),
-        curves=compared_curves([(variants[name], found) for name, found in records.items() if found]),
+        curves=compared_curves([(variants[of], lines) for of, lines in records.items() if lines]),
         auroc=auroc_curves(every),
         data=[data_card(manifest) for manifest in data.values()],
-        missing=sorted({line for run in runs for line in data_sets(run)[1]}),
+        missing=sorted({line for _, lines in found for line in lines}),
         draws=DRAWS,
     )
     write_bytes(target, page)
@@ -127,8 +128,8 @@ def _facts(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _tables(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """One table a task: variants down; label, protocol, share and metric across. Means over labels come first."""
-    values = {_cell(row): row for row in rows if not row.metric.endswith(DIFFERENCE)}
-    against = {_cell(row): row for row in rows if row.metric.endswith(DIFFERENCE)}
+    values = {cell_of(row): row for row in rows if not row.metric.endswith(DIFFERENCE)}
+    against = {cell_of(row): row for row in rows if row.metric.endswith(DIFFERENCE)}
     by_task: dict[str, dict[Column, None]] = defaultdict(dict)
     for _, column in values:
         by_task[column[0].split("/", 1)[0]][column] = None
@@ -148,16 +149,9 @@ def _tables(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     return tables
 
 
-def _cell(row: ResultRow) -> tuple[str, Column]:
-    """Variant, and what of it a value, or a difference from the first variant, is about."""
-    column = (row.task, row.protocol, row.fraction, row.metric.removesuffix(DIFFERENCE))
-    return row.encoder.partition(" - ")[0], column
-
-
 def _heading(column: Column) -> tuple[str, str]:
     task, protocol, fraction, metric = column
-    share = "" if fraction == 1.0 else f", {100 * fraction:g} % of labels"
-    return task.split("/", 1)[1], f"{protocol}{share}, {metric}"
+    return task.split("/", 1)[1], f"{asked(protocol, fraction)}, {metric}"
 
 
 def _differing(runs: Sequence[Run], variants: dict[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from chexworld_ray.reports.data_card import data_card, data_sets
 from chexworld_ray.reports.figures import auroc_curves, elastic_curves, training_curves
 from chexworld_ray.reports.masks import masks_picture
 from chexworld_ray.reports.page import embedded, render
+from chexworld_ray.reports.text import asked
 from chexworld_ray.reports.views import views_picture
 from chexworld_ray.storage import place, write_bytes
 from chexworld_ray.training.log import read_metrics
@@ -83,7 +84,7 @@ def _tables(rows: list[ResultRow]) -> list[dict[str, Any]]:
             some = next(iter(cells.values()))
             line = {"label": name.split("/", 1)[1], "metric": metric, "n": some.n, "positives": some.positives}
             lines.append(line | {"mean": _is_mean(name), "cells": [cells.get(column) for column in columns]})
-        heads = [(f"{protocol}{_share(fraction)}", encoder) for protocol, fraction, _, _, encoder in columns]
+        heads = [(asked(protocol, fraction), encoder) for protocol, fraction, _, _, encoder in columns]
         tables.append({"name": task, "columns": heads, "lines": lines})
     return tables
 
@@ -94,7 +95,3 @@ def _column(row: ResultRow) -> tuple[str, float, str, int, str]:
 
 def _is_mean(task: str) -> bool:
     return task.endswith(f"/{MEAN}")
-
-
-def _share(fraction: float) -> str:
-    return "" if fraction == 1.0 else f", {100 * fraction:g} % of labels"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines
-from chexworld_ray.evaluation.sweep import verdict
+from chexworld_ray.evaluation.sweep import cell_of, verdict
 from chexworld_ray.reports.data_card import label_counts, listed
 from chexworld_ray.shards.manifest import Manifest
 
@@ -77,10 +77,10 @@ def sweep_table(rows: Sequence[ResultRow]) -> str:
     """
     header = ("task", "protocol", "labels", "metric", "variant", "value", "95 % interval", "difference", "p (Holm)", "")
     shown = headlines(rows)
-    of_first = {_cell(row): row for row in shown if row.metric.endswith(DIFFERENCE)}
+    of_first = {cell_of(row): row for row in shown if row.metric.endswith(DIFFERENCE)}
     lines = []
-    for row in sorted((row for row in shown if not row.metric.endswith(DIFFERENCE)), key=lambda row: _cell(row)[:4]):
-        found = of_first.get(_cell(row))
+    for row in sorted((row for row in shown if not row.metric.endswith(DIFFERENCE)), key=lambda row: cell_of(row)[1]):
+        found = of_first.get(cell_of(row))
         told = ("", "", "")
         if found is not None:
             told = (f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", f"{found.p_holm:.3f}", verdict(found))
@@ -89,10 +89,9 @@ def sweep_table(rows: Sequence[ResultRow]) -> str:
     return _aligned([header, *lines])
 
 
-def _cell(row: ResultRow) -> tuple[str, str, float, str, str]:
-    """Task, protocol, share, metric and variant that a row, or a difference from the first variant, is about."""
-    variant = row.encoder.partition(" - ")[0]
-    return row.task, row.protocol, row.fraction, row.metric.removesuffix(DIFFERENCE), variant
+def asked(protocol: str, fraction: float) -> str:
+    """A protocol, with the share of the labels that it was fitted on where that is not all."""
+    return protocol if fraction == 1.0 else f"{protocol}, {100 * fraction:g} % of labels"
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:

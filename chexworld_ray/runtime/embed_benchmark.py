@@ -16,11 +16,10 @@ from chexworld_ray.models.device import keep_freed_memory
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.runtime.cluster import connect
+from chexworld_ray.runtime.embed import SPLITS
 from chexworld_ray.runtime.extraction import Extraction, device, extract, open_encoder
 from chexworld_ray.shards.manifest import FileRecord, Manifest, load
 from chexworld_ray.shards.reader import read_row_group
-
-SPLITS = ("train", "val", "test")
 
 
 def benchmark_embed(data_url: str, science: Science) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def benchmark_embed(data_url: str, science: Science) -> dict[str, Any]:
         "plain_loop_images_per_second": round(plain, 1),
         "job_images_per_second": round(whole, 1),
         "steady_images_per_second": round(steady, 1),
-        "steady_over_plain_loop": round(steady / plain, 3),
+        "steady_over_plain_loop": float(f"{steady / plain:.4g}"),
     }
 
 

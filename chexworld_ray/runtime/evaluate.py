@@ -75,11 +75,6 @@ def add_results(
         UserError: there is nothing that can be evaluated.
     """
     rows = result_rows(score(subjects, tasks, manifest, settings, out))
-    if not rows:
-        raise UserError(
-            f"{manifest.root.url}: no label has both classes (or a mask) in splits {settings.train_split} and "
-            f"{settings.test_split}"
-        )
     write_results(out, merge(read_results(out), rows))
     return rows
 
@@ -91,7 +86,11 @@ def score(
     settings: EvaluationSettings,
     home: storage.Place,
 ) -> list[ScoredTrial]:
-    """Scores of every trial, those that are not there yet computed under Tune."""
+    """Scores of every trial, those that are not there yet computed under Tune.
+
+    Raises:
+        UserError: there is nothing that can be evaluated.
+    """
     datasets = {task.dataset for task in tasks}
     files = [file for file in manifest.select(settings.splits, PROJECTIONS) if datasets & set(file.datasets)]
     needs = {NEEDS[protocol] for protocol in settings.protocols}
@@ -125,7 +124,13 @@ def score(
         scored.append(_scored(subject, trial, table, facts))
     for note in sorted(notes):
         say(note)
-    return [trial for trial in scored if trial.scores.num_rows]
+    found = [trial for trial in scored if trial.scores.num_rows]
+    if not found:
+        raise UserError(
+            f"{manifest.root.url}: no label has both classes (or a mask) in splits {settings.train_split} and "
+            f"{settings.test_split}"
+        )
+    return found
 
 
 def _scored(subject: Subject, trial: Trial, table: Any, facts: dict[str, Any]) -> ScoredTrial:

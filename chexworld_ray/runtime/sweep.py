@@ -11,7 +11,7 @@ from chexworld_ray.config import RunSettings, Runtime
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import ResultRow, write_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
-from chexworld_ray.evaluation.sweep import VariantTrials, run_name, sweep_rows
+from chexworld_ray.evaluation.sweep import VariantTrials, run_name, sweep_rows, variant_of
 from chexworld_ray.evaluation.tasks import learnable
 from chexworld_ray.reports.comparison import write_sweep_report
 from chexworld_ray.runtime.cluster import connect, say, total
@@ -69,9 +69,8 @@ def sweep(
     out = storage.place(where)
     tasks = tasks_of(manifest, evaluation)
     subjects = [newest_subject(run.load(out / called), manifest, evaluation.image_size) for called in wanted.values()]
-    variant_of = {called: name for (name, _), called in wanted.items()}
     trials = score(subjects, tasks, manifest, evaluation, out)
-    rows = sweep_rows([VariantTrials(name, [t for t in trials if variant_of[t.run] == name]) for name in variants])
+    rows = sweep_rows([VariantTrials(name, [t for t in trials if variant_of(t.run) == name]) for name in variants])
     write_results(out, rows)
     say(f"report: {write_sweep_report(out)}")
     return rows

@@ -174,8 +174,16 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(phantom_set: M
     assert not all(torch.equal(a, b) for a, b in zip(before, state.model.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("harm", ["missing", "short", "changed", "no manifest"])
-def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("missing", "predictor.safetensors is missing"),
+        ("short", "predictor.safetensors has"),
+        ("changed", "predictor.safetensors differs"),
+        ("no manifest", "no readable MANIFEST.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str, told: str) -> None:
     state = start_state(SCIENCE, 100, CPU)
     checkpoint.write(checkpoint.snapshot(state, MODEL, PIXELS, {}), place(str(tmp_path)))
     assert checkpoint.damage(tmp_path) is None
@@ -188,7 +196,9 @@ def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str) -> None:
         file.write_bytes(file.read_bytes()[:-1] + b"\xff")
     else:
         (tmp_path / checkpoint.MANIFEST).unlink()
-    assert checkpoint.damage(tmp_path)
+    found = checkpoint.damage(tmp_path)
+    assert found is not None
+    assert found.startswith(told)
 
 
 @pytest.mark.parametrize("url", ["{tmp}/run", "memory://log-{tmp}"])
