@@ -6,8 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import hypothesis
 import pyarrow as pa
 import pytest
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 STATE = tempfile.TemporaryDirectory(prefix="chexworld-tests-")  # keys of ingests that tests leave unfinished
 

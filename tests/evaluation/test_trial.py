@@ -122,7 +122,7 @@ def test_uncertain_labels_follow_the_policy(policy: str, count: int) -> None:
     assert len(truth["c"]) == (20 if policy == "zero" else 15), "an empty cell is a no only where the task says so"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.floats(0.01, 0.9))
 def test_a_share_is_of_patients_nested_and_has_both_classes(seed: int, fraction: float) -> None:
     whole = PARTS["train"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
@@ -22,7 +22,6 @@ from chexworld_ray.metrics.rankme import rankme
 from chexworld_ray.metrics.segmentation import dice, hd95
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(4, 60), st.integers(1, 8))
 def test_auroc_is_sklearns_with_ties_and_weights(seed: int, count: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
@@ -36,7 +35,6 @@ def test_auroc_is_sklearns_with_ties_and_weights(seed: int, count: int, levels: 
     assert np.isclose(auroc(truth, scores)[0], roc_auc_score(truth, scores))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(4, 60), st.integers(1, 8))
 def test_other_metrics_are_sklearns_with_ties_and_weights(seed: int, count: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
@@ -57,7 +55,6 @@ def test_other_metrics_are_sklearns_with_ties_and_weights(seed: int, count: int,
         assert np.isclose(accuracy(right, weights)[number], np.average(right, weights=row))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 40))
 def test_the_best_threshold_has_the_best_f1(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

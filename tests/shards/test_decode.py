@@ -112,7 +112,7 @@ def test_damage_inside_a_file_is_rejected(part: float) -> None:
     assert reason(bytes(png)) == "damaged image"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF"]),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=6),

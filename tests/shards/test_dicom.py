@@ -117,7 +117,7 @@ def test_constant_pixels_are_refused() -> None:
     assert rejected(dicom(np.full((80, 80), 900, np.uint16), 12)).reason == "constant image"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
 def test_a_spoilt_header_is_read_or_rejected_and_nothing_else(edits: list[tuple[int, int]], compressed: bool) -> None:
     data = bytearray(SMALL_RLE if compressed else SMALL)

@@ -53,7 +53,7 @@ def test_one_of_each_content_stays(rows: list[tuple[str, str]]) -> None:
     assert sorted(kept["sha256"].to_pylist()) == sorted({content for content, _ in rows})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(0, 12))
 def test_near_duplicates_are_those_that_a_search_of_all_pairs_finds(seed: int, near: int) -> None:
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chexworld_ray.config import Science
@@ -80,7 +80,6 @@ def stream(plan: Plan, start: int, stop: int, global_batch: int, workers: int) -
     return [blocks[rank::workers] for rank in range(workers)]
 
 
-@settings(deadline=None)
 @given(groups, st.integers(1, 11), st.integers(1, 5), st.integers(1, 6), st.integers(0, 5))
 def test_workers_get_exactly_their_shares(
     sizes: list[int], global_batch: int, workers: int, batches: int, first_batch: int

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chexworld_ray.errors import UserError
@@ -19,7 +19,6 @@ def rows(attempt: str, rank: int, start: int, stop: int) -> Seen:
     return seen
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8))
 def test_each_image_once_in_the_lineage_of_the_last_weights(
     tmp_path_factory: pytest.TempPathFactory, starts: list[tuple[int, int]]

@@ -155,7 +155,7 @@ def test_views_depend_on_position_only() -> None:
         assert torch.allclose(a[2:4], b, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(4, 16), positions, st.integers(1, 5), st.data())
 def test_masks_keep_budgets_and_never_overlap(grid: int, at: list[int], blocks: int, data: st.DataObject) -> None:
     context = data.draw(st.integers(1, grid * grid))
