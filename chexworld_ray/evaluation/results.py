@@ -247,6 +247,12 @@ def headlines(rows: Sequence[ResultRow]) -> list[ResultRow]:
     ]
 
 
+def leading(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Of each task with several labels the mean over them, else its label: what is read first."""
+    means = {row.task.split("/")[0] for row in rows if row.task.endswith(f"/{MEAN}")}
+    return [row for row in rows if row.task.endswith(f"/{MEAN}") or row.task.split("/")[0] not in means]
+
+
 def write_results(out: Place, rows: Sequence[ResultRow]) -> None:
     """Write results.parquet, whole."""
     write_table(out / NAME, pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow
+from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, leading
 from chexworld_ray.evaluation.sweep import verdict
 from chexworld_ray.reports.figures import to_svg
 from chexworld_ray.reports.text import asked
@@ -20,8 +20,7 @@ def bars(rows: Sequence[ResultRow]) -> str | None:
     Of a task with several labels the mean over them, else its label. None without rows.
     """
     values = [row for row in rows if not row.metric.endswith(DIFFERENCE)]
-    means = {row.task.split("/")[0] for row in values if row.task.endswith(f"/{MEAN}")}
-    shown = [row for row in values if row.task.endswith(f"/{MEAN}") or row.task.split("/")[0] not in means]
+    shown = leading(values)
     panels = sorted({(row.task, row.protocol, row.fraction, row.metric) for row in shown})[:MOST]
     if not panels:
         return None

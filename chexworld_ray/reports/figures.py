@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from chexworld_ray.evaluation.results import MEAN, ResultRow
+from chexworld_ray.evaluation.results import ResultRow, leading
 
 matplotlib.use("Agg")
 
@@ -148,13 +148,11 @@ def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
     Panels: each dataset's mean over labels, or its labels where there is no mean.
     """
     groups: dict[str, dict[str, list[ResultRow]]] = defaultdict(lambda: defaultdict(list))
-    means = {row.task.split("/")[0] for row in rows if row.task.endswith(f"/{MEAN}")}
-    several = len({row.run for row in rows if row.metric == "auroc" and row.encoder != row.run}) > 1
-    for row in sorted(rows, key=lambda row: row.images_seen):
-        dataset, label = row.task.split("/", 1)
-        if row.metric == "auroc" and (label == MEAN or dataset not in means) and row.encoder != row.run:
-            share = "" if row.fraction == 1.0 else f", {100 * row.fraction:g} %"
-            groups[row.task][f"{row.protocol}{share}, {row.run}" if several else row.protocol + share].append(row)
+    shown = [row for row in leading(rows) if row.metric == "auroc" and row.encoder != row.run]
+    several = len({row.run for row in shown}) > 1
+    for row in sorted(shown, key=lambda row: row.images_seen):
+        share = "" if row.fraction == 1.0 else f", {100 * row.fraction:g} %"
+        groups[row.task][f"{row.protocol}{share}, {row.run}" if several else row.protocol + share].append(row)
     if max((len(line) for lines in groups.values() for line in lines.values()), default=0) < 2:
         return None
     tasks = sorted(groups)[:6]

@@ -5,7 +5,7 @@ from typing import Any
 
 from chexworld_ray.analysis.outcome import read_outcomes
 from chexworld_ray.config import Science, difference, flat, to_dict
-from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, read_results
+from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, leading, read_results
 from chexworld_ray.evaluation.statistics import MIN_POSITIVES
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.data_card import data_card, data_sets
@@ -27,6 +27,7 @@ def write_report(run: Run, out: str | None) -> str:
     rows = headlines(read_results(run.root))
     data, missing = data_sets(run)
     stored = checkpoints(run.root)
+    newest = _newest_differences(rows)
     page = render(
         "report.html.j2",
         name=run.root.name,
@@ -44,7 +45,8 @@ def write_report(run: Run, out: str | None) -> str:
         auroc=auroc_curves(rows),
         tables=_tables(rows),
         analyses=[(outcome, embedded(shown)) for outcome, shown in read_outcomes(run.root)],
-        differences=_newest_differences(rows),
+        differences=newest,
+        leading=leading(newest),
         draws=DRAWS,
         min_positives=MIN_POSITIVES,
     )

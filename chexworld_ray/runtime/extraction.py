@@ -23,6 +23,7 @@ from chexworld_ray.shards.parquet import write_table
 from chexworld_ray.shards.reader import read_row_group
 
 Inputs = Literal["features", "tokens"]
+GROUPS_PER_TASK = 8  # at most; one costs a fifth of a small encoder's speed (BENCHMARKS.md)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[Fi
     say(f"{wanted[0].kind}: {len(jobs)} row groups of {len(wanted)} encoders")
     gpu = total("GPU") > 0
     work: Any = _Extractor if gpu else _extract
-    blocks = [pa.Table.from_pylist([job]) for job in jobs]
+    slots = evaluation_slots(gpu)
+    # a task costs Ray Data what ten images cost; with four or more a slot none is left alone for long at the end
+    group = min(max(len(jobs) // (4 * slots), 1), GROUPS_PER_TASK)
+    blocks = [pa.Table.from_pylist(jobs[at : at + group]) for at in range(0, len(jobs), group)]
     whole = ray.data.from_arrow(blocks).map_batches(
         work,
         fn_kwargs={"columns": (*row_columns(manifest), "image"), "kind": wanted[0].kind},
@@ -55,7 +59,7 @@ def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[Fi
         num_cpus=1,
         num_gpus=float(gpu),
         resources=evaluation_slot(),
-        concurrency=min(evaluation_slots(gpu), len(jobs)),
+        concurrency=min(slots, len(blocks)),
     )
     for _ in whole.iter_rows():
         pass
