@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chexworld_ray.config import ModelSettings, from_dict
 from chexworld_ray.errors import UserError
-from chexworld_ray.models.encoder import Encoder
+from chexworld_ray.models.encoder import Encoder, build_encoder
 from chexworld_ray.models.fold import resample
 
 HEADER_KEY = "chexworld_ray"
@@ -36,6 +36,11 @@ def encoder_bytes(
     """The file of an encoder: its tensors under timm's keys, and what is needed to use them."""
     header = {"model": asdict(model), "mean": pixels[0], "std": pixels[1], "images_seen": images_seen}
     return save(tensors, metadata={HEADER_KEY: json.dumps(header)})
+
+
+def untrained_encoder_bytes(model: ModelSettings, seed: int, pixels: tuple[float, float]) -> bytes:
+    """The file of an encoder as it is before training: the floor of each comparison."""
+    return encoder_bytes(build_encoder(model, seed).vit.state_dict(), model, pixels, 0)
 
 
 def read_encoder(data: bytes, where: str) -> tuple[Encoder, EncoderInfo]:

@@ -13,8 +13,7 @@ from chexworld_ray.config import Science
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import PROJECTIONS, embed, row_columns
 from chexworld_ray.models.device import keep_freed_memory
-from chexworld_ray.models.encoder import build_encoder
-from chexworld_ray.models.weights import encoder_bytes
+from chexworld_ray.models.weights import untrained_encoder_bytes
 from chexworld_ray.runtime.cluster import connect
 from chexworld_ray.runtime.embed import SPLITS
 from chexworld_ray.runtime.extraction import Extraction, device, extract, open_encoder
@@ -37,9 +36,8 @@ def benchmark_embed(data_url: str, science: Science) -> dict[str, Any]:
     with TemporaryDirectory(prefix="embed-") as name:
         folder = storage.place(name)
         pixels = (manifest.grey_mean, manifest.grey_std)
-        tensors = build_encoder(science.model, science.seed).vit.state_dict()
         encoder = folder / "encoder.safetensors"
-        storage.write_bytes(encoder, encoder_bytes(tensors, science.model, pixels, 0))
+        storage.write_bytes(encoder, untrained_encoder_bytes(science.model, science.seed, pixels))
         plain = _plain_loop(encoder.url, manifest, files)
         connect()
         began = time.perf_counter()

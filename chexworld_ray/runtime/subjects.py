@@ -12,9 +12,8 @@ from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import Kind
 from chexworld_ray.models.backbone import timm_bytes
-from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.predictor import build_predictor
-from chexworld_ray.models.weights import encoder_bytes
+from chexworld_ray.models.weights import untrained_encoder_bytes
 from chexworld_ray.runtime.cluster import say
 from chexworld_ray.runtime.extraction import Extraction, Inputs
 from chexworld_ray.shards.manifest import Manifest
@@ -103,8 +102,7 @@ def random_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subj
         model = one.science.model
         predictor = build_predictor(model, one.science.seed)
         storage.write_bytes(folder / PREDICTOR, save(predictor.state_dict()))
-        tensors = build_encoder(model, one.science.seed).vit.state_dict()
-        storage.write_bytes(subject.encoder, encoder_bytes(tensors, model, one.pixels, 0))
+        storage.write_bytes(subject.encoder, untrained_encoder_bytes(model, one.science.seed, one.pixels))
     return subject
 
 

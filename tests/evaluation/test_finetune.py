@@ -24,16 +24,15 @@ from chexworld_ray.evaluation.settings import (
 from chexworld_ray.evaluation.tasks import Task
 from chexworld_ray.evaluation.trial import Scored, Trial, run_trial
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
-from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.predictor import Predictor
-from chexworld_ray.models.weights import encoder_bytes
+from chexworld_ray.models.weights import untrained_encoder_bytes
 from chexworld_ray.shards.decode import encode_grey_jpeg
 from chexworld_ray.shards.masks import encode_mask
 
 CPU = torch.device("cpu")
 SIDE = 48
 MODEL = ModelSettings(image_size=48, patch_size=12, width=48, depth=2, heads=2, predictor_width=48, predictor_depth=1)
-ENCODER = encoder_bytes(build_encoder(MODEL, 0).vit.state_dict(), MODEL, (0.4, 0.2), 0)
+ENCODER = untrained_encoder_bytes(MODEL, 0, (0.4, 0.2))
 SPLITS = {"train": (160, 0), "val": (40, 1), "test": (60, 2)}
 
 

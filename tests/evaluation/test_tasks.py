@@ -18,8 +18,7 @@ from chexworld_ray.evaluation.settings import EvaluationSettings, FitSettings, S
 from chexworld_ray.evaluation.tasks import BENCHMARKS, CHEXPERT, Task, parse_tasks
 from chexworld_ray.evaluation.trial import Trial, run_trial
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
-from chexworld_ray.models.encoder import build_encoder
-from chexworld_ray.models.weights import encoder_bytes
+from chexworld_ray.models.weights import untrained_encoder_bytes
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.shards.settings import CleanSettings, WriteSettings
@@ -30,7 +29,7 @@ from chexworld_ray.storage import place
 CPU = torch.device("cpu")
 SPLITS = ("train", "val", "test")
 MODEL = ModelSettings(image_size=48, patch_size=12, width=24, depth=1, heads=2, predictor_width=24, predictor_depth=1)
-ENCODER = encoder_bytes(build_encoder(MODEL, 0).vit.state_dict(), MODEL, (0.5, 0.2), 0)
+ENCODER = untrained_encoder_bytes(MODEL, 0, (0.5, 0.2))
 LAID: dict[str, Callable[[Path], list[str]]] = {
     "vindr": lambda root: layouts.vindr(root, 40, 12),
     "shenzhen": lambda root: layouts.shenzhen(root, 60),
