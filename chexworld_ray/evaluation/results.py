@@ -247,10 +247,15 @@ def headlines(rows: Sequence[ResultRow]) -> list[ResultRow]:
     ]
 
 
+def is_mean(task: str) -> bool:
+    """Whether a row's `task` is a mean over labels."""
+    return task.endswith(f"/{MEAN}")
+
+
 def leading(rows: Sequence[ResultRow]) -> list[ResultRow]:
     """Of each task with several labels the mean over them, else its label: what is read first."""
-    means = {row.task.split("/")[0] for row in rows if row.task.endswith(f"/{MEAN}")}
-    return [row for row in rows if row.task.endswith(f"/{MEAN}") or row.task.split("/")[0] not in means]
+    means = {row.task.split("/")[0] for row in rows if is_mean(row.task)}
+    return [row for row in rows if is_mean(row.task) or row.task.split("/")[0] not in means]
 
 
 def write_results(out: Place, rows: Sequence[ResultRow]) -> None:

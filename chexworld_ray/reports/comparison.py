@@ -9,7 +9,7 @@ import numpy as np
 
 from chexworld_ray.config import flat, to_dict
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, read_results
+from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines, is_mean, read_results
 from chexworld_ray.evaluation.sweep import Column, cell_of, variant_of, verdict
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.bars import bars
@@ -136,7 +136,7 @@ def _tables(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     variants = list(dict.fromkeys(variant for variant, _ in values))
     tables = []
     for task, found in sorted(by_task.items()):
-        columns = sorted(found, key=lambda column: (not column[0].endswith(f"/{MEAN}"), column))
+        columns = sorted(found, key=lambda column: (not is_mean(column[0]), column))
         lines = []
         for variant in variants:
             cells = []

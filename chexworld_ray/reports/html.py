@@ -5,7 +5,7 @@ from typing import Any
 
 from chexworld_ray.analysis.outcome import read_outcomes
 from chexworld_ray.config import Science, difference, flat, to_dict
-from chexworld_ray.evaluation.results import DIFFERENCE, MEAN, ResultRow, headlines, leading, read_results
+from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines, is_mean, leading, read_results
 from chexworld_ray.evaluation.statistics import MIN_POSITIVES
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.data_card import data_card, data_sets
@@ -81,11 +81,11 @@ def _tables(rows: list[ResultRow]) -> list[dict[str, Any]]:
     for task, found in sorted(by_task.items()):
         columns = sorted({_column(row) for row in found})
         lines = []
-        for name, metric in sorted({(row.task, row.metric) for row in found}, key=lambda key: (_is_mean(key[0]), key)):
+        for name, metric in sorted({(row.task, row.metric) for row in found}, key=lambda key: (is_mean(key[0]), key)):
             cells = {_column(row): row for row in found if (row.task, row.metric) == (name, metric)}
             some = next(iter(cells.values()))
             line = {"label": name.split("/", 1)[1], "metric": metric, "n": some.n, "positives": some.positives}
-            lines.append(line | {"mean": _is_mean(name), "cells": [cells.get(column) for column in columns]})
+            lines.append(line | {"mean": is_mean(name), "cells": [cells.get(column) for column in columns]})
         heads = [(asked(protocol, fraction), encoder) for protocol, fraction, _, _, encoder in columns]
         tables.append({"name": task, "columns": heads, "lines": lines})
     return tables
@@ -93,7 +93,3 @@ def _tables(rows: list[ResultRow]) -> list[dict[str, Any]]:
 
 def _column(row: ResultRow) -> tuple[str, float, str, int, str]:
     return row.protocol, row.fraction, row.run, row.images_seen, row.encoder
-
-
-def _is_mean(task: str) -> bool:
-    return task.endswith(f"/{MEAN}")
