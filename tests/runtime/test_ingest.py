@@ -290,4 +290,8 @@ def test_the_benchmark_tells_where_the_time_goes(ray_here: None) -> None:
         assert sum(ms for name, ms in parts.items() if name != "all") <= parts["all"]
         assert told["pixel_work_ms"] <= parts["all"]
         assert told["images_per_second_of_a_core"] == pytest.approx(1e3 / parts["all"], rel=0.01)
-        assert told["other_fraction"] < 1
+        parts = told["through_ray_parts"]  # null where so few images cannot be told from the noise of a start
+        assert (parts is None) == (told["other_fraction"] is None)
+        if parts:
+            known = sum(parts[name] for name in ("decode", "clean", "resize", "encode", "read"))
+            assert told["other_fraction"] == pytest.approx(1 - known, abs=0.01)
