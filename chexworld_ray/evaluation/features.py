@@ -3,7 +3,7 @@
 Legend: N images, S side of a view, T tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +21,18 @@ KEYS = ("image_id", "dataset", "patient_id", "split")
 SHOT = "meta_shot_"  # a published few-shot draw
 PROJECTIONS = ("frontal", "unknown")
 BATCH = 64
+View = Callable[[bytes, int], np.ndarray]
+"""Encoded image, side S → uint8 SxS."""
 
 
 @torch.inference_mode()
-def embed(backbone: Backbone, images: Sequence[bytes], device: torch.device, *, tokens: bool = False) -> np.ndarray:
+def embed(
+    backbone: Backbone, images: Sequence[bytes], device: torch.device, *, tokens: bool = False, view: View = whole_view
+) -> np.ndarray:
     """Mean over tokens after the final norm, NxD float32, or the tokens themselves, NxTxD float16."""
     parts = []
     for start in range(0, len(images), BATCH):
-        views_NSS = np.stack([whole_view(data, backbone.image_size) for data in images[start : start + BATCH]])
+        views_NSS = np.stack([view(data, backbone.image_size) for data in images[start : start + BATCH]])
         found = backbone(torch.from_numpy(views_NSS).to(device))
         parts.append((found.half() if tokens else found.mean(dim=1)).cpu())
     return torch.cat(parts).numpy()

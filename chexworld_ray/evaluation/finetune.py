@@ -1,9 +1,10 @@
-"""Full fine-tuning of the target encoder: mean over tokens, linear head, layer decay, drop path (DATASETS.md's recipe).
+"""Full fine-tuning of the target encoder: mean over tokens, linear head, layer decay, drop path.
 
 Legend: B images, S side of a view, C outputs.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from chexworld_ray.evaluation.augment import centre_view, training_views
 from chexworld_ray.evaluation.examples import Output, Problem
 from chexworld_ray.evaluation.fit import fit, label_loss, probabilities
+from chexworld_ray.evaluation.head import probe_head
 from chexworld_ray.evaluation.settings import FinetuneSettings
 from chexworld_ray.metrics.classification import mean_auroc
 from chexworld_ray.models.backbone import Backbone
@@ -30,6 +32,20 @@ class Classifier(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    def train(self, mode: bool = True) -> Self:
+        """Batch norms (of foreign networks) keep their statistics: a batch of a small set has few images."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    @torch.no_grad()
+    def start_at(self, weight_CD: np.ndarray, bias_C: np.ndarray) -> None:
+        """Set the head."""
+        self.head.weight.copy_(torch.from_numpy(weight_CD))
+        self.head.bias.copy_(torch.from_numpy(bias_C))
+
     def forward(self, views_BSS: Tensor) -> Tensor:
         """Logits."""
         return self.head(self.backbone(views_BSS).mean(dim=1))
@@ -47,6 +63,9 @@ def finetune_probabilities(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = Classifier(backbone.requires_grad_(True), problem.truth_NC.shape[1]).to(device)
+        probed = settings.head == "probe"
+        if probed:
+            model.start_at(*probe_head(model.backbone, problem, device))
         truth, outputs = torch.from_numpy(problem.truth_NC.astype(np.float32)), problem.outputs
         val, test = (_views(part.images, backbone.image_size) for part in (problem.val, problem.test))
 
@@ -62,7 +81,8 @@ def finetune_probabilities(
 
         groups = backbone.groups(settings.lr, settings.weight_decay, settings.layer_decay)
         groups += [{"params": model.head.parameters(), "lr": settings.lr, "weight_decay": settings.weight_decay}]
-        done = fit(model, groups, loss, quality, len(problem.train), settings.fit, seed, report)
+        examples = len(problem.train)
+        done = fit(model, groups, loss, quality, examples, settings.fit, seed, report, start_counts=probed)
     chosen = f"lr {settings.lr:g}, epoch {done.best_epoch} of {done.epochs}"
     return _predict(model, val, outputs, device), _predict(model, test, outputs, device), chosen
 

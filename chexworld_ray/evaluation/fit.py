@@ -32,8 +32,10 @@ def fit(
     settings: FitSettings,
     seed: int,
     report: Callable[[int, float], None] | None = None,
+    *,
+    start_counts: bool = False,
 ) -> Fitted:
-    """Train `model` and leave the weights of the best epoch in it.
+    """Train `model` and leave the weights of the best epoch in it; `start_counts`: those it comes with are epoch 0.
 
     `loss(rows, epoch)` is the loss of some rows; `quality()` says how good the model is now, NaN where it can't tell.
     `report` hears of it after each epoch.
@@ -44,6 +46,8 @@ def fit(
     optimizer = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, warm, total))
     best, best_epoch, kept = -math.inf, 0, None
+    if start_counts and math.isfinite(value := quality()):
+        best, kept = value, _weights(model)
     epoch = 0
     for epoch in range(1, settings.epochs + 1):
         model.train()
@@ -59,12 +63,16 @@ def fit(
             report(epoch, value)
         if value > best:
             best, best_epoch = value, epoch
-            kept = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            kept = _weights(model)
         elif math.isfinite(best) and epoch - best_epoch >= settings.patience:
             break
     if kept is not None:
         model.load_state_dict(kept)
-    return Fitted(best if kept is not None else math.nan, best_epoch or epoch, epoch)
+    return Fitted(best if kept is not None else math.nan, best_epoch if kept is not None else epoch, epoch)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _factor(step: int, warm: float, total: int) -> float:

@@ -31,6 +31,27 @@ def linear_probabilities(
     Raises:
         ArithmeticError: the solver does not converge.
     """
+    model, mean, std, best = _chosen(train_ND, classes_N, patients, val_VD, val_classes_V)
+    return [model.predict_proba((part - mean) / std) if len(part) else np.zeros((0, 2)) for part in others], best
+
+
+def linear_head(
+    train_ND: np.ndarray, classes_N: np.ndarray, patients: list[str], val_VD: np.ndarray, val_classes_V: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same probe as a matrix CxD and a bias C on features as they are; C is 1 for two classes.
+
+    Raises:
+        ArithmeticError: the solver does not converge.
+    """
+    model, mean, std, _ = _chosen(train_ND, classes_N, patients, val_VD, val_classes_V)
+    weight_CD = model.coef_ / std
+    return weight_CD, model.intercept_ - weight_CD @ mean
+
+
+def _chosen(
+    train_ND: np.ndarray, classes_N: np.ndarray, patients: list[str], val_VD: np.ndarray, val_classes_V: np.ndarray
+) -> tuple[LogisticRegression, np.ndarray, np.ndarray, float]:
+    """Fitted with the best penalty, on features less their mean over their standard deviation."""
     exact_ND = train_ND.astype(np.float64)  # in float32 the solver's line search gets lost in rounding
     mean, std = exact_ND.mean(axis=0), exact_ND.std(axis=0) + 1e-6
     train, val = (exact_ND - mean) / std, (val_VD - mean) / std
@@ -39,8 +60,7 @@ def linear_probabilities(
     else:
         quality = [_cross_validated(train, classes_N, patients, c) for c in PENALTIES]
     best = PENALTIES[int(np.nanargmax(quality))] if np.isfinite(quality).any() else WITHOUT_CHOICE
-    model = _fit(train, classes_N, best)
-    return [model.predict_proba((part - mean) / std) if len(part) else np.zeros((0, 2)) for part in others], best
+    return _fit(train, classes_N, best), mean, std, best
 
 
 def _fit(features_ND: np.ndarray, classes_N: np.ndarray, penalty: float) -> LogisticRegression:

@@ -10,6 +10,7 @@ Protocol = Literal["knn", "linear", "attentive", "finetune", "fewshot", "segment
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 UncertainPolicy = Literal["ignore", "zero", "one"]
 Decoder = Literal["light", "linear"]
+Head = Literal["probe", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class AttentiveSettings:
 class FinetuneSettings:
     """Rate and drop path of MAE's fine-tuning. CheXWorld's (1e-4, 0.6) is worse with small models and sets."""
 
+    head: Head = "probe"
+    """Starts at the linear probe of the frozen encoder (LP-FT), or small and at random, as published."""
     lr: float = 1e-3
     """Of the head and the last layer."""
     weight_decay: float = 0.05

@@ -1,4 +1,4 @@
-"""The benchmarks that the field reports (DATASETS.md), one small declaration each, and a task for any other data set.
+"""The benchmarks that the field reports, one small declaration each, and a task for any other data set.
 
 A task says which labels of which data set count, what uncertain and empty labels are taken for, which number is the
 headline, and what one has to know of it. Splits are those of the shards: the owner's where there are any.

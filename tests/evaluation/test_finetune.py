@@ -12,6 +12,8 @@ from safetensors.torch import save
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.evaluation.augment import centre_view, training_masks, training_views, whole_mask
 from chexworld_ray.evaluation.examples import Examples
+from chexworld_ray.evaluation.features import embed
+from chexworld_ray.evaluation.finetune import Classifier
 from chexworld_ray.evaluation.results import ScoredTrial, result_rows
 from chexworld_ray.evaluation.segment import dice_and_bce
 from chexworld_ray.evaluation.settings import (
@@ -19,6 +21,7 @@ from chexworld_ray.evaluation.settings import (
     EvaluationSettings,
     FinetuneSettings,
     FitSettings,
+    Head,
     SegmentSettings,
 )
 from chexworld_ray.evaluation.tasks import Task
@@ -84,13 +87,48 @@ def test_fine_tuning_learns_what_a_random_encoder_does_not_know(parts: dict[str,
     assert (done.facts["train"], done.facts["val"]) == (160, 40)
 
 
-def test_fine_tuning_stops_early_and_keeps_the_best_epoch(parts: dict[str, Examples]) -> None:
-    """At a rate of nothing no epoch is better than the first."""
-    own = FinetuneSettings(lr=0.0, drop_path=0.0, fit=FitSettings(epochs=30, batch=32, patience=2))
+@pytest.mark.parametrize(("head", "chosen"), [("random", "epoch 1 of 3"), ("probe", "epoch 0 of 2")])
+def test_fine_tuning_stops_early_and_keeps_the_best_epoch(parts: dict[str, Examples], head: Head, chosen: str) -> None:
+    """At a rate of nothing no epoch is better than the first, which is the probe itself where the head starts there."""
+    own = FinetuneSettings(head=head, lr=0.0, drop_path=0.0, fit=FitSettings(epochs=30, batch=32, patience=2))
     trial = Trial(task=Task(name="t", dataset="t"), protocol="finetune", fraction=0.3)
     done = run_trial(parts, trial, EvaluationSettings(finetune=own), opened(), CPU)
-    assert done.facts["chosen"] == "lr 0, epoch 1 of 3"
+    assert done.facts["chosen"] == f"lr 0, {chosen}"
     assert done.facts["train"] == 48
+
+
+def three_kinds(parts: dict[str, Examples]) -> dict[str, Examples]:
+    """The discs as one of three kinds beside the yes or no, unknown on every seventh image."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for split, part in parts.items():
+        kinds = rng.integers(0, 3, len(part)).astype(float)
+        kinds[::7] = np.nan
+        found[split] = replace(part, labels={**part.labels, "kind": kinds})
+    return found
+
+
+@pytest.mark.parametrize("seen", [(0, 1, 2), (0, 2)])
+def test_an_untrained_head_is_the_linear_probe(parts: dict[str, Examples], seen: tuple[int, ...]) -> None:
+    """At a rate of nothing fine-tuning gives a probe's scores: yes or no, three classes, and the two of them left."""
+    encoder = opened()(Size(), 0.0).eval()
+    both = {}
+    for split, part in three_kinds(parts).items():
+        kinds = part.labels["kind"]
+        labels = {**part.labels, "kind": np.where(np.isin(kinds, seen) | (split == "test"), kinds, np.nan)}
+        both[split] = replace(part, labels=labels, features=embed(encoder, part.images, CPU, view=centre_view))
+    own = FinetuneSettings(lr=0.0, drop_path=0.0, fit=FitSettings(epochs=1, batch=32))
+    task = Task(name="t", dataset="t")
+    tuned, probed = (
+        run_trial(both, Trial(task=task, protocol=protocol), EvaluationSettings(finetune=own), opened(), CPU)
+        for protocol in ("finetune", "linear")
+    )
+    columns = ("label", "image_id", "score")
+    tuned_rows, probed_rows = (done.scores.select(columns).to_pylist() for done in (tuned, probed))
+    assert [row["image_id"] for row in tuned_rows] == [row["image_id"] for row in probed_rows]
+    assert {row["label"] for row in tuned_rows} == {"disc", *(f"kind={kind}" for kind in seen)}
+    scores = [np.array([row["score"] for row in rows]) for rows in (tuned_rows, probed_rows)]
+    assert np.abs(scores[0] - scores[1]).max() < 1e-4
 
 
 @pytest.mark.parametrize(("decoder", "least"), [("light", 0.8), ("linear", 0.4)])
@@ -108,6 +146,15 @@ def test_segmentation_finds_the_discs(parts: dict[str, Examples], decoder: str, 
     assert found["dice_positive"] > least
     assert found["hd95"] < (15 if decoder == "light" else 40)
     assert done.scores.num_rows == 54, "a mask that is not known is not scored"
+
+
+def test_batch_norms_of_a_foreign_network_keep_their_statistics() -> None:
+    norm = torch.nn.BatchNorm2d(1)
+    model = Classifier(Backbone(torch.nn.Sequential(norm), SIDE, 4), 1).train()
+    norm(torch.randn(8, 1, 4, 4) + 5)
+    assert norm.running_mean is not None
+    assert norm.running_mean.item() == 0
+    assert model.head.training
 
 
 def test_the_loss_leaves_unknown_masks_out() -> None:
