@@ -65,7 +65,7 @@ def finetune_probabilities(
         model = Classifier(backbone.requires_grad_(True), problem.truth_NC.shape[1]).to(device)
         probed = settings.head == "probe"
         if probed:
-            model.start_at(*probe_head(model.backbone, problem, device))
+            model.start_at(*probe_head(model.backbone, problem, seed, device))
         truth, outputs = torch.from_numpy(problem.truth_NC.astype(np.float32)), problem.outputs
         val, test = (_views(part.images, backbone.image_size) for part in (problem.val, problem.test))
 

@@ -12,29 +12,37 @@ from chexworld_ray.evaluation.features import embed
 from chexworld_ray.evaluation.linear import linear_head
 from chexworld_ray.models.backbone import Backbone
 
+MOST = 5_000
+"""Training images that the head starts from: more cost more than they teach, for all of them are trained on anyway."""
 
-def probe_head(backbone: Backbone, problem: Problem, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+
+def probe_head(backbone: Backbone, problem: Problem, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Matrix CxD and bias C of the linear probe of each label, on features of the encoder as it is.
 
     It sees what fine-tuning is chosen and tested on, the centre of an image; the protocol `linear` sees the whole.
+    Of large sets it is fitted on `MOST` images, drawn by `seed`; a label of which these lack a class starts at 0.
 
     Raises:
         ArithmeticError: a probe's solver does not converge.
     """
-    train_ND, val_VD = (_features(backbone, part, device) for part in (problem.train, problem.val))
-    weights, biases, start = [], [], 0
+    drawn = np.sort(np.random.default_rng([seed, 4]).permutation(len(problem.train))[:MOST])
+    train, truth_NC = problem.train.take(drawn), problem.truth_NC[drawn]
+    train_ND, val_VD = (_features(backbone, part, device) for part in (train, problem.val))
+    weight_CD, bias_C = np.zeros((truth_NC.shape[1], backbone.width)), np.zeros(truth_NC.shape[1])
+    start = 0
     for label in problem.outputs:
         columns = slice(start, start + len(label))
-        start += len(label)
-        rows, classes = _classes(problem.truth_NC[:, columns])
+        start = columns.stop
+        rows, classes = _classes(truth_NC[:, columns])
+        if len(np.unique(classes)) < max(2, len(label)):
+            continue
         at, val_classes = _classes(problem.val_truth_VC[:, columns])
-        patients = [problem.train.patients[row] for row in rows.tolist()]
+        patients = [train.patients[row] for row in rows.tolist()]
         weight, bias = linear_head(train_ND[rows], classes, patients, val_VD[at], val_classes)
         if len(label) == 2:  # two outputs under a softmax: only their difference counts
             weight, bias = np.vstack([0.0 * weight, weight]), np.concatenate([[0.0], bias])
-        weights.append(weight)
-        biases.append(bias)
-    return np.concatenate(weights), np.concatenate(biases)
+        weight_CD[columns], bias_C[columns] = weight, bias
+    return weight_CD, bias_C
 
 
 def _features(backbone: Backbone, part: Examples, device: torch.device) -> np.ndarray:

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import save
 
 from chexworld_ray.config import ModelSettings
+from chexworld_ray.evaluation import head as head_module
 from chexworld_ray.evaluation.augment import centre_view, training_masks, training_views, whole_mask
-from chexworld_ray.evaluation.examples import Examples
+from chexworld_ray.evaluation.examples import Examples, Output, Problem
 from chexworld_ray.evaluation.features import embed
 from chexworld_ray.evaluation.finetune import Classifier
+from chexworld_ray.evaluation.head import probe_head
 from chexworld_ray.evaluation.results import ScoredTrial, result_rows
 from chexworld_ray.evaluation.segment import dice_and_bce
 from chexworld_ray.evaluation.settings import (
@@ -146,6 +148,22 @@ def test_segmentation_finds_the_discs(parts: dict[str, Examples], decoder: str, 
     assert found["dice_positive"] > least
     assert found["hd95"] < (15 if decoder == "light" else 40)
     assert done.scores.num_rows == 54, "a mask that is not known is not scored"
+
+
+def test_of_many_images_the_head_starts_at_a_few(parts: dict[str, Examples], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And at 0 for a label that these few do not tell."""
+    monkeypatch.setattr(head_module, "MOST", 40)
+    train, val = parts["train"], parts["val"]
+    truth_NC, val_truth_VC = (np.stack([part.labels["disc"], np.zeros(len(part))], axis=1) for part in (train, val))
+    truth_NC[0, 1] = 1.0  # seed 0 does not draw it
+    outputs = [[Output("disc", "disc", 1.0)], [Output("rare", "rare", 1.0)]]
+    problem = Problem(outputs, train, truth_NC, val, val_truth_VC, parts["test"])
+    backbone = opened()(Size(), 0.0)
+    weight_CD, bias_C = probe_head(backbone, problem, 0, CPU)
+    assert np.abs(weight_CD[0]).max() > 0
+    assert np.abs(weight_CD[1]).max() == bias_C[1] == 0
+    monkeypatch.setattr(head_module, "MOST", 160)
+    assert np.abs(probe_head(backbone, problem, 0, CPU)[0][1]).max() > 0
 
 
 def test_batch_norms_of_a_foreign_network_keep_their_statistics() -> None:
