@@ -38,7 +38,7 @@ def fit(
     """Train `model` and leave the weights of the best epoch in it; `start_counts`: those it comes with are epoch 0.
 
     `loss(rows, epoch)` is the loss of some rows; `quality()` says how good the model is now, NaN where it can't tell.
-    `report` hears of it after each epoch.
+    `report` hears of it after each epoch, and of epoch 0 where it counts.
     """
     size = max(1, min(settings.batch, examples // 4))
     steps = max(1, examples // size)
@@ -46,9 +46,13 @@ def fit(
     optimizer = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, warm, total))
     best, best_epoch, kept = -math.inf, 0, None
-    if start_counts and math.isfinite(value := quality()):
-        best, kept = value, _weights(model)
     epoch = 0
+    if start_counts:
+        value = quality()
+        if report is not None:
+            report(epoch, value)
+        if math.isfinite(value):
+            best, kept = value, _weights(model)
     for epoch in range(1, settings.epochs + 1):
         model.train()
         for rows in _batches(examples, size, steps, seed, epoch):

@@ -94,8 +94,11 @@ def test_fine_tuning_stops_early_and_keeps_the_best_epoch(parts: dict[str, Examp
     """At a rate of nothing no epoch is better than the first, which is the probe itself where the head starts there."""
     own = FinetuneSettings(head=head, lr=0.0, drop_path=0.0, fit=FitSettings(epochs=30, batch=32, patience=2))
     trial = Trial(task=Task(name="t", dataset="t"), protocol="finetune", fraction=0.3)
-    done = run_trial(parts, trial, EvaluationSettings(finetune=own), opened(), CPU)
+    told: list[tuple[int, float]] = []
+    done = run_trial(parts, trial, EvaluationSettings(finetune=own), opened(), CPU, lambda *heard: told.append(heard))
     assert done.facts["chosen"] == f"lr 0, {chosen}"
+    assert [epoch for epoch, _ in told] == ([0, 1, 2] if head == "probe" else [1, 2, 3])
+    assert len({quality for _, quality in told}) == 1
     assert done.facts["train"] == 48
 
 

@@ -102,7 +102,7 @@ def test_settings_are_searched_on_validation_and_the_best_is_kept(trained: Run, 
         fractions=(1.0,),
         draws=1,
         grid=grid,
-        finetune=FinetuneSettings(drop_path=0, augment=still, fit=fit),
+        finetune=FinetuneSettings(head="random", drop_path=0, augment=still, fit=fit),
         val_split="train",  # of ten validation images a source has one or two
     )
     rows = evaluate([trained.root.url], phantom_set.root.url, None, settings)
