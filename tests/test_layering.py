@@ -100,6 +100,13 @@ def test_command_line_imports_neither_torch_nor_ray() -> None:
     assert "pretrain" in done.stdout
 
 
+def test_processes_that_only_read_never_import_torch() -> None:
+    """Each would start seconds later, and hold hundreds of megabytes for nothing."""
+    code = "import sys, chexworld_ray.runtime.{}; sys.exit('torch' in sys.modules)"
+    for module in ("segments", "ingest", "board"):
+        assert subprocess.run([sys.executable, "-c", code.format(module)], check=False).returncode == 0, module
+
+
 def test_files_and_functions_stay_small() -> None:
     long_files = {str(f.relative_to(PACKAGE)): n for f in modules() if (n := len(f.read_text().splitlines())) > 400}
     assert not long_files

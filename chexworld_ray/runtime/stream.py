@@ -1,13 +1,12 @@
-"""The training stream: a plan's rows through Ray Data to each worker, in exact order, and cropped there.
+"""The training stream: a plan's rows to each worker, in exact order, and cropped there.
 
 At global step k rank r gets exactly the positions `expected_positions` says; every row is checked. The stream
-is built in segments that cross epochs. Encoded bytes travel; the worker decodes and crops them in threads,
-ahead of the step. While one segment drains, rank 0 builds the next.
+comes in segments that cross epochs (`runtime.segments`). Encoded bytes travel; the worker decodes and crops them in
+threads, ahead of the step. While one segment drains, rank 0 builds the next.
 """
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,17 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from chexworld_ray.config import Science
-from chexworld_ray.shards.plan import Plan, Window, segment_end, share_size
-from chexworld_ray.shards.reader import expected_positions, read_window
+from chexworld_ray.runtime.segments import segment_iterators
+from chexworld_ray.shards.plan import Plan, segment_end
+from chexworld_ray.shards.reader import expected_positions
 from chexworld_ray.training.seen import Seen
 from chexworld_ray.views.batch import CropBatch, crop_share
 
 AHEAD = 4  # shares that wait, cropped, for the step
-LONGEST_PAUSE = 0.05  # seconds; dozens of blocks are ahead of the trainer when there is nothing to do
 
 
 @dataclass(frozen=True)
@@ -42,65 +39,6 @@ class StreamSettings:
     rank: int
     attempt: str
     """Name of this start of the worker group: iterators of an earlier one are of no use."""
-
-
-class Unhurried(ExecutionCallback):
-    """A pause in Ray Data's scheduling loop while a round of it changes nothing, longer each time.
-
-    Ray 2.60 waits for blocks, and those that are ready but may not be read yet, because enough of them wait for the
-    trainer, end that wait at once: the loop takes most of a core while there is nothing to do (BENCHMARKS.md).
-    """
-
-    def __init__(self) -> None:
-        self._blocks = -1
-        self._pause = 0.0
-
-    def on_execution_step(self, executor: Any) -> None:
-        """Called after each round."""
-        blocks = sum(op.metrics.num_task_outputs_generated for op in executor._topology)
-        self._pause = 0.0 if blocks != self._blocks else min(LONGEST_PAUSE, 2 * self._pause + 0.001)
-        self._blocks = blocks
-        time.sleep(self._pause)
-
-
-def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, workers: int) -> list[Any]:
-    """Ray Data iterators over positions [start, stop), one for each worker; a block is one share.
-
-    The order rests on preserve_order, equal blocks and round-robin splitting, which Ray does not promise: hence the
-    check of every row where the blocks arrive.
-    """
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.execution_no_progress_timeout_s = -1  # a paused trainer is no fault of the stream's
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.custom_execution_callback_classes = [Unhurried]
-    share = share_size(global_batch, workers)
-    padding = share * workers - global_batch
-    windows = list(plan.windows(start, stop))
-    blocks = [pa.table({name: [value] for name, value in _as_row(window).items()}) for window in windows]
-
-    def read(block: pa.Table) -> pa.Table:
-        window = _from_row({name: block[name][0].as_py() for name in block.column_names})
-        return read_window(plan, window, start, stop, global_batch, padding)
-
-    rows = ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="pyarrow")
-    shares = rows.repartition(target_num_rows_per_block=share, strict=True)
-    return list(shares.streaming_split(workers, equal=True))
-
-
-def _as_row(window: Window) -> dict[str, Any]:
-    return {
-        "epoch": window.epoch,
-        "number": window.number,
-        "start": window.start,
-        "groups": list(window.groups),
-        "rows": window.rows,
-    }
-
-
-def _from_row(row: dict[str, Any]) -> Window:
-    return Window(row["epoch"], row["number"], row["start"], tuple(row["groups"]), row["rows"])
 
 
 def read_shares(settings: StreamSettings, position: int, board: Any) -> Iterator[pa.Table]:

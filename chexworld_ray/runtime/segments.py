@@ -1,0 +1,76 @@
+"""A segment of a plan through Ray Data: row groups are read by tasks, and split among the workers in exact order.
+
+Nothing here imports torch, nor anything that does: the processes that read would each start seconds later and hold
+hundreds of megabytes for it.
+"""
+
+import time
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+from chexworld_ray.shards.plan import Plan, Window, share_size
+from chexworld_ray.shards.reader import read_window
+
+LONGEST_PAUSE = 0.05  # seconds; dozens of blocks are ahead of the trainer when there is nothing to do
+
+
+class Unhurried(ExecutionCallback):
+    """A pause in Ray Data's scheduling loop while a round of it changes nothing, longer each time.
+
+    Ray 2.60 waits for blocks, and those that are ready but may not be read yet, because enough of them wait for the
+    trainer, end that wait at once: the loop takes most of a core while there is nothing to do (BENCHMARKS.md).
+    """
+
+    def __init__(self) -> None:
+        self._blocks = -1
+        self._pause = 0.0
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Called after each round."""
+        blocks = sum(op.metrics.num_task_outputs_generated for op in executor._topology)
+        self._pause = 0.0 if blocks != self._blocks else min(LONGEST_PAUSE, 2 * self._pause + 0.001)
+        self._blocks = blocks
+        time.sleep(self._pause)
+
+
+def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, workers: int) -> list[Any]:
+    """Ray Data iterators over positions [start, stop), one for each worker; a block is one share.
+
+    The order rests on preserve_order, equal blocks and round-robin splitting, which Ray does not promise: hence the
+    check of every row where the blocks arrive.
+    """
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.execution_no_progress_timeout_s = -1  # a paused trainer is no fault of the stream's
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.custom_execution_callback_classes = [Unhurried]
+    share = share_size(global_batch, workers)
+    padding = share * workers - global_batch
+    windows = list(plan.windows(start, stop))
+    blocks = [pa.table({name: [value] for name, value in _as_row(window).items()}) for window in windows]
+
+    def read(block: pa.Table) -> pa.Table:
+        window = _from_row({name: block[name][0].as_py() for name in block.column_names})
+        return read_window(plan, window, start, stop, global_batch, padding)
+
+    rows = ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="pyarrow")
+    shares = rows.repartition(target_num_rows_per_block=share, strict=True)
+    return list(shares.streaming_split(workers, equal=True))
+
+
+def _as_row(window: Window) -> dict[str, Any]:
+    return {
+        "epoch": window.epoch,
+        "number": window.number,
+        "start": window.start,
+        "groups": list(window.groups),
+        "rows": window.rows,
+    }
+
+
+def _from_row(row: dict[str, Any]) -> Window:
+    return Window(row["epoch"], row["number"], row["start"], tuple(row["groups"]), row["rows"])
