@@ -102,8 +102,8 @@ def test_command_line_imports_neither_torch_nor_ray() -> None:
 
 def test_processes_that_only_read_never_import_torch() -> None:
     """Each would start seconds later, and hold hundreds of megabytes for nothing."""
-    code = "import sys, chexworld_ray.runtime.{}; sys.exit('torch' in sys.modules)"
-    for module in ("segments", "ingest", "board"):
+    code = "import sys, chexworld_ray.{}; sys.exit('torch' in sys.modules)"
+    for module in ("runtime.segments", "runtime.ingest", "runtime.board", "reports.data_card", "shards.check"):
         assert subprocess.run([sys.executable, "-c", code.format(module)], check=False).returncode == 0, module
 
 

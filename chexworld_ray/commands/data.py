@@ -67,7 +67,7 @@ class Ingest:
     """Print one JSON object on stdout at the end."""
 
     def run(self) -> None:
-        from chexworld_ray.reports.text import describe_manifest
+        from chexworld_ray.reports.data_card import describe_manifest
         from chexworld_ray.runtime.cluster import say
         from chexworld_ray.runtime.ingest import ingest
         from chexworld_ray.shards.ingest import with_prefix
@@ -106,7 +106,7 @@ class Inspect:
     """Print one JSON object on stdout at the end."""
 
     def run(self) -> None:
-        from chexworld_ray.reports.text import describe_manifest
+        from chexworld_ray.reports.data_card import describe_manifest
         from chexworld_ray.shards.manifest import load
 
         manifest = load(self.url)

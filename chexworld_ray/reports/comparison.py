@@ -80,7 +80,7 @@ def _write(
 ) -> str:
     """`variants`: run → what it is a seed of; `rows`: what is compared; `every`: also of earlier checkpoints."""
     records = {run.root.name: read_metrics(run.root) for run in runs}
-    found = [data_sets(run) for run in runs]
+    found = [data_sets(run.data) for run in runs]
     data = {manifest.data_version: manifest for manifests, _ in found for manifest in manifests}
     page = render(
         "comparison.html.j2",

@@ -1,17 +1,20 @@
-"""What a data set holds, for its description in a terminal and in reports."""
+"""What a data set holds, for its description in a terminal and in reports.
 
+Torch stays out: `ingest` and `inspect` would wait for it at their end.
+"""
+
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.manifest import Manifest, load
-from chexworld_ray.training.run import Run
 
 
-def data_sets(run: Run) -> tuple[list[Manifest], list[str]]:
-    """Data sets that a run learnt from, and lines about those that have moved away or are another version now."""
+def data_sets(learnt_from: Sequence[dict[str, Any]]) -> tuple[list[Manifest], list[str]]:
+    """Data sets of a run's record (`Run.data`), and lines about those that are gone or another version now."""
     found: list[Manifest] = []
     missing: list[str] = []
-    for entry in run.data:
+    for entry in learnt_from:
         try:
             manifest = load(entry["url"])
         except UserError:
@@ -22,6 +25,34 @@ def data_sets(run: Run) -> tuple[list[Manifest], list[str]]:
         else:
             missing.append(f"{entry['url']} (now another version)")
     return found, missing
+
+
+def describe_manifest(manifest: Manifest) -> str:
+    """A data set in a screenful."""
+    counts = manifest.counts()
+    lines = [
+        f"{manifest.root.url}: {counts['images']} images in {len(manifest.files)} files, "
+        f"{counts['bytes'] / 1e6:.1f} MB, "
+        f"version {manifest.version} ({manifest.data_version})",
+        f"grey mean {manifest.grey_mean:.4f}, std {manifest.grey_std:.4f} on [0, 1]; views "
+        + ", ".join(f"{name} {rows}" for name, rows in sorted(counts["by_view"].items())),
+    ]
+    for dataset, splits in counts["by_dataset_and_split"].items():
+        lines.append(f"{dataset}: " + ", ".join(f"{split} {rows}" for split, rows in sorted(splits.items())))
+        for name, (counted, by_split) in label_counts(counts["labels"].get(dataset, {})).items():
+            joint = ", " if counted == "positive/known" else "; "
+            lines.append(f"  {name}: {counted} " + joint.join(f"{split} {cell}" for split, cell in by_split.items()))
+    if manifest.masks:
+        lines.append(f"masks: {', '.join(manifest.masks)}")
+    if counts["flags"]:
+        lines.append(f"flags: {listed(counts['flags'])}")
+    rejected, ignored = counts["rejected"], counts["ignored"]
+    lines.append(
+        f"found {counts['found']} = {counts['images']} accepted + {sum(rejected.values())} rejected"
+        + (f" ({listed(rejected)})" if rejected else "")
+        + (f"; other files {sum(ignored.values())} ({listed(ignored)})" if ignored else "")
+    )
+    return "\n".join(lines)
 
 
 def data_card(manifest: Manifest) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def write_report(run: Run, out: str | None) -> str:
     """Write the page; returns its URL. Data sets that have moved away are named, not shown."""
     records = read_metrics(run.root)
     rows = headlines(read_results(run.root))
-    data, missing = data_sets(run)
+    data, missing = data_sets(run.data)
     stored = checkpoints(run.root)
     newest = _newest_differences(rows)
     page = render(

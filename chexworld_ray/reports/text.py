@@ -1,39 +1,9 @@
-"""Plain-text summaries for a terminal."""
+"""Results as text, for a terminal."""
 
 from collections.abc import Sequence
 
 from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines
 from chexworld_ray.evaluation.sweep import cell_of, verdict
-from chexworld_ray.reports.data_card import label_counts, listed
-from chexworld_ray.shards.manifest import Manifest
-
-
-def describe_manifest(manifest: Manifest) -> str:
-    """A data set in a screenful."""
-    counts = manifest.counts()
-    lines = [
-        f"{manifest.root.url}: {counts['images']} images in {len(manifest.files)} files, "
-        f"{counts['bytes'] / 1e6:.1f} MB, "
-        f"version {manifest.version} ({manifest.data_version})",
-        f"grey mean {manifest.grey_mean:.4f}, std {manifest.grey_std:.4f} on [0, 1]; views "
-        + ", ".join(f"{name} {rows}" for name, rows in sorted(counts["by_view"].items())),
-    ]
-    for dataset, splits in counts["by_dataset_and_split"].items():
-        lines.append(f"{dataset}: " + ", ".join(f"{split} {rows}" for split, rows in sorted(splits.items())))
-        for name, (counted, by_split) in label_counts(counts["labels"].get(dataset, {})).items():
-            joint = ", " if counted == "positive/known" else "; "
-            lines.append(f"  {name}: {counted} " + joint.join(f"{split} {cell}" for split, cell in by_split.items()))
-    if manifest.masks:
-        lines.append(f"masks: {', '.join(manifest.masks)}")
-    if counts["flags"]:
-        lines.append(f"flags: {listed(counts['flags'])}")
-    rejected, ignored = counts["rejected"], counts["ignored"]
-    lines.append(
-        f"found {counts['found']} = {counts['images']} accepted + {sum(rejected.values())} rejected"
-        + (f" ({listed(rejected)})" if rejected else "")
-        + (f"; other files {sum(ignored.values())} ({listed(ignored)})" if ignored else "")
-    )
-    return "\n".join(lines)
 
 
 def results_table(rows: Sequence[ResultRow]) -> str:

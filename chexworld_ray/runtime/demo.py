@@ -5,8 +5,9 @@ from chexworld_ray.config import RunSettings, from_dict, to_dict
 from chexworld_ray.evaluation.results import NAME as RESULTS
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
+from chexworld_ray.reports.data_card import describe_manifest
 from chexworld_ray.reports.html import write_report
-from chexworld_ray.reports.text import describe_manifest, results_table
+from chexworld_ray.reports.text import results_table
 from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.evaluate import evaluate
 from chexworld_ray.runtime.ingest import ingest
