@@ -232,7 +232,7 @@ def test_the_chain_on_s3_by_jobs_with_a_worker_killed_on_the_way(s3: dict[str, s
         assert read.returncode == 0, read.stdout
         run = folder / "runs" / "one"
         training = [*("jobs/pretrain.py", "--data", data, "--storage", storage, "--name", "one", *SMALL)]
-        training += ["--epochs", "48", "--workers", "2", "--keep", "2", "--record-seen"]
+        training += ["--epochs", "32", "--workers", "2", "--keep", "2", "--record-seen"]
         watching = ["jobs/evaluate.py", "--run", "s3://bucket/runs/one", "--data", data, "--watch", "1"]
         with (
             followed(tmp_path / "pretrain", submission(address, *training)) as pretraining,
