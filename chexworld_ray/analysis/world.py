@@ -19,7 +19,7 @@ from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.models.predictor import Predictor, QueryTensors, build_predictor
 from chexworld_ray.models.weights import read_encoder
 from chexworld_ray.objectives.queries import query_positions
-from chexworld_ray.training import checkpoint
+from chexworld_ray.training.checkpoint_files import ENCODER, PREDICTOR, TARGET
 from chexworld_ray.training.run import Run
 from chexworld_ray.views.actions import IDENTITY
 from chexworld_ray.views.relative import SAME_PLACE
@@ -48,11 +48,10 @@ class World:
 def read_world(folder: Path, one: Run, device: torch.device) -> World:
     """The world model of a whole checkpoint in a local folder."""
     encoder, target = (
-        read_encoder((folder / name).read_bytes(), f"{one.root.url} ({name})")[0]
-        for name in (checkpoint.ENCODER, checkpoint.TARGET)
+        read_encoder((folder / name).read_bytes(), f"{one.root.url} ({name})")[0] for name in (ENCODER, TARGET)
     )
     predictor = Predictor(one.science.model)
-    predictor.load_state_dict(load_file(folder / checkpoint.PREDICTOR))
+    predictor.load_state_dict(load_file(folder / PREDICTOR))
     return _ready("trained", encoder, target, predictor, one, device)
 
 

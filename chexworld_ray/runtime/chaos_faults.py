@@ -16,7 +16,7 @@ from chexworld_ray.runtime.chaos_cluster import Driver, Machines, Weather
 from chexworld_ray.runtime.cluster import say
 from chexworld_ray.runtime.drain import Member, drain
 from chexworld_ray.spot import Notice
-from chexworld_ray.training.checkpoint import ENCODER, MANIFEST, OPTIMIZER, PREFIX, position_of
+from chexworld_ray.training.checkpoint_files import ENCODER, MANIFEST, OPTIMIZER, PREFIX, position_of
 
 STORM_SECONDS = 20.0
 HANG_SECONDS = 60.0

@@ -1,5 +1,7 @@
 """Ray Train wiring of a run: the driver starts workers between a least and a most number, and shows progress."""
 
+from typing import Any
+
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -12,12 +14,11 @@ from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.runtime.job import Job
 from chexworld_ray.runtime.progress import following
 from chexworld_ray.runtime.reservation import release
-from chexworld_ray.runtime.worker import train_loop
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import Place
 from chexworld_ray.training import run
-from chexworld_ray.training.checkpoint import position_of
+from chexworld_ray.training.checkpoint_files import position_of
 from chexworld_ray.training.trackers import require
 
 RAY_LIST = "checkpoint_manager_snapshot.json"
@@ -78,6 +79,13 @@ def pretrain(
     if display.fatal is not None:
         raise UserError(display.fatal)
     return record
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """What Ray Train starts. The models, and timm with them, are imported where they are needed: in the worker."""
+    from chexworld_ray.runtime.worker import work
+
+    work(config["job"])
 
 
 def _scaling(runtime: Runtime, resources: dict[str, float]) -> ScalingConfig:

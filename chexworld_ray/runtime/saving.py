@@ -13,6 +13,7 @@ from chexworld_ray import storage
 from chexworld_ray.runtime.job import Job
 from chexworld_ray.storage import Place, StorageError
 from chexworld_ray.training import checkpoint
+from chexworld_ray.training.checkpoint_files import folder_name
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.seen import SCHEMA, Attempt, Seen, write_seen
 from chexworld_ray.training.state import TrainState
@@ -58,9 +59,9 @@ class Saver:
                 self._say(f"no checkpoint at {state.position} images seen: the one before is still being written")
             ray.train.report({}, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
             return
-        name = checkpoint.folder_name(state.position)
+        name = folder_name(state.position)
         if name in self._taken:
-            name = checkpoint.folder_name(state.position, self._attempt.name[:8])
+            name = folder_name(state.position, self._attempt.name[:8])
         self._idle.clear()
         self._report(copy, name)
 

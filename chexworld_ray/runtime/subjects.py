@@ -17,7 +17,7 @@ from chexworld_ray.models.weights import untrained_encoder_bytes
 from chexworld_ray.runtime.cluster import say
 from chexworld_ray.runtime.extraction import Extraction, Inputs
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training import checkpoint_files, run
 from chexworld_ray.training.run import Run
 
 FOLDER = "evaluations"
@@ -78,14 +78,14 @@ def checkpoint_subject(
     one: Run, candidate: run.StoredCheckpoint, manifest: Manifest, image_size: int | None
 ) -> Subject | None:
     """A checkpoint, its files copied; None, and a line, where it is not whole."""
-    folder = one.root / FOLDER / manifest.data_version / checkpoint.folder_name(candidate.position)
+    folder = one.root / FOLDER / manifest.data_version / checkpoint_files.folder_name(candidate.position)
     subject = Subject(one.root.name, "checkpoint", candidate.position, one.science.seed, folder, image_size)
     if not storage.exists(subject.encoder):
         try:
             with run.local_copy(candidate) as (copy, damage):
                 if damage is None:
-                    storage.write_bytes(folder / PREDICTOR, (copy / checkpoint.PREDICTOR).read_bytes())
-                    storage.write_bytes(subject.encoder, (copy / checkpoint.TARGET).read_bytes())
+                    storage.write_bytes(folder / PREDICTOR, (copy / checkpoint_files.PREDICTOR).read_bytes())
+                    storage.write_bytes(subject.encoder, (copy / checkpoint_files.TARGET).read_bytes())
         except FileNotFoundError:
             damage = "removed while it was copied"
         if damage is not None:

@@ -13,7 +13,7 @@ from chexworld_ray.runtime.subjects import checkpoint_subject, random_subject
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training import run
-from chexworld_ray.training.checkpoint import MANIFEST
+from chexworld_ray.training.checkpoint_files import MANIFEST
 from chexworld_ray.training.log import write_events
 from chexworld_ray.training.run import Run, StoredCheckpoint
 

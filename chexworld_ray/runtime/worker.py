@@ -38,11 +38,10 @@ T = TypeVar("T")
 PATIENCE = 600.0  # s that a start waits for its storage before it gives up, and Ray starts it again
 
 
-def train_loop(config: dict[str, Any]) -> None:
-    """What Ray Train starts. What no new start would cure is told to the driver instead of raised; a storage that is
+def work(job: Job) -> None:
+    """A worker's life. What no new start would cure is told to the driver instead of raised; a storage that is
     away is raised, for Ray starts again.
     """
-    job: Job = config["job"]
     try:
         _train(job)
     except StorageError:

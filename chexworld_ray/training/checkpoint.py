@@ -1,15 +1,8 @@
-"""TrainState ↔ a folder of files. A checkpoint is whole, by MANIFEST.json, or it is not used.
-
-encoder.safetensors, target.safetensors   timm's keys; the header carries model settings and pixel statistics
-predictor.safetensors, optimizer.pt       what is needed to go on
-state.json                                position and what the run was
-MANIFEST.json                             size and sha256 of each of the others
-"""
+"""TrainState ↔ a folder of files (`training.checkpoint_files` says which)."""
 
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,28 +16,9 @@ from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.objectives.world_model import WorldModel
 from chexworld_ray.storage import Place, write_bytes, write_json
+from chexworld_ray.training.checkpoint_files import ENCODER, MANIFEST, OPTIMIZER, PREDICTOR, STATE, TARGET
 from chexworld_ray.training.parallel import load_whole, load_whole_optimizer, whole_optimizer, whole_state
 from chexworld_ray.training.state import TrainState
-
-MANIFEST = "MANIFEST.json"
-ENCODER, TARGET, PREDICTOR = "encoder.safetensors", "target.safetensors", "predictor.safetensors"
-OPTIMIZER, STATE = "optimizer.pt", "state.json"
-PREFIX = "checkpoint_"
-
-
-def folder_name(position: int, attempt: str = "") -> str:
-    """Name of the checkpoint at a position; sorts by position.
-
-    With an attempt it is another one than that of an earlier checkpoint there, which was passed over: Ray's list would
-    name one folder twice, and remove it when the first of the two is too old.
-    """
-    return f"{PREFIX}{position:012d}" + (f".{attempt}" if attempt else "")
-
-
-def position_of(name: str) -> int | None:
-    """The position that a folder name tells, None where it is not a checkpoint's."""
-    found = re.fullmatch(rf"{PREFIX}(\d+)(\.\w+)?", name)
-    return int(found[1]) if found else None
 
 
 class Weights(NamedTuple):
@@ -103,23 +77,6 @@ def _files(copy: Snapshot) -> Iterator[tuple[str, bytes]]:
         torch.save(copy.optimizer, buffer)
         yield OPTIMIZER, buffer.getvalue()
     yield STATE, json.dumps(copy.record, indent=1).encode()
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a local copy of a checkpoint; None where it is whole."""
-    try:
-        entries = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"no readable {MANIFEST}"
-    for name, entry in entries.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, {entry['bytes']} were written"
-        if hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
-            return f"{name} differs from what was written"
-    return None
 
 
 def load(state: TrainState, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from chexworld_ray.models.export import Exported, Format, default_channels, export
 from chexworld_ray.storage import exists, place, write_bytes
-from chexworld_ray.training.run import CONFIG, load_encoder
+from chexworld_ray.training.encoders import load_encoder
+from chexworld_ray.training.run import CONFIG
 
 FOLDER = "exports"
 

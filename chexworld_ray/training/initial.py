@@ -16,6 +16,7 @@ from chexworld_ray.models.timm_weights import read_timm
 from chexworld_ray.models.weights import is_encoder_file, read_encoder
 from chexworld_ray.storage import exists, fetch, place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.checkpoint_files import PREDICTOR, folder_name, position_of
 from chexworld_ray.training.parallel import load_whole, whole
 from chexworld_ray.training.parity import build
 from chexworld_ray.training.state import TrainState
@@ -47,12 +48,12 @@ def read_start(init: str, base: ModelSettings) -> Start:
         model, tensors = read_timm(init, base)
         return Start(model, UNIT_PIXELS, tensors, tensors, None)
     root = place(init)
-    if checkpoint.position_of(root.name) is not None or exists(root / run.CONFIG):
+    if position_of(root.name) is not None or exists(root / run.CONFIG):
         with run.newest_whole(init) as folder:
             (encoder, info), (target, _) = (
                 read_encoder((folder / f"{name}.safetensors").read_bytes(), init) for name in ("encoder", "target")
             )
-            predictor = load_file(folder / checkpoint.PREDICTOR)
+            predictor = load_file(folder / PREDICTOR)
         return Start(info.model, (info.mean, info.std), encoder.vit.state_dict(), target.vit.state_dict(), predictor)
     if not exists(root):
         raise UserError(f"--init {init}: no such run or file")
@@ -132,7 +133,7 @@ def import_checkpoint(url: str, out_url: str, heads: int | None) -> Published:
     science = Science(model=published.model, objective=ObjectiveSettings(cross_view_targets="masked"))
     record = {"position": 0, "epoch": published.epoch}
     copy = checkpoint.Snapshot(checkpoint.weights_of(world, target), None, published.model, UNIT_PIXELS, record)
-    checkpoint.write(copy, out / checkpoint.folder_name(0))
+    checkpoint.write(copy, out / folder_name(0))
     imported = {"sha256": digest, "epoch": published.epoch, "file": source.name}
     write_json(out / run.CONFIG, run.record_of(science, UNIT_PIXELS) | {"imported": imported})
     return published

@@ -6,15 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from chexworld_ray.config import RunSettings, Science, difference, from_dict, to_dict
 from chexworld_ray.errors import UserError
-from chexworld_ray.models.encoder import Encoder
-from chexworld_ray.models.weights import EncoderInfo, read_encoder, resampled
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import Place, StorageError, children, exists, fetch, place, read_json, write_json
-from chexworld_ray.training.checkpoint import damage, position_of
+from chexworld_ray.training.checkpoint_files import damage, position_of
 
 CONFIG = "config.json"
 SCHEMA_VERSION = 1
@@ -192,30 +190,6 @@ def newest_whole(url: str) -> Iterator[Path]:
                 yield folder
                 return
     raise UserError(f"{url}: no whole checkpoint there")
-
-
-def load_encoder(
-    url: str,
-    which: Literal["target", "encoder"] = "target",
-    *,
-    image_size: int | None = None,
-    patch_size: int | None = None,
-) -> tuple[Encoder, EncoderInfo]:
-    """The encoder of a run's newest whole checkpoint, of a checkpoint folder, or of an encoder file.
-
-    `encoder(images)` takes BxHxW float32 images on [0, 1], normalised with `info.mean` and `info.std`, and returns
-    BxNxD tokens. Another `image_size` or `patch_size` (pixels) resamples positions and patches.
-
-    Raises:
-        UserError: nothing of the kind is there, or no checkpoint is whole.
-    """
-    if url.endswith(".safetensors"):
-        encoder, info = read_encoder(fetch(place(url)), url)
-    else:
-        with newest_whole(url) as folder:
-            file = folder / f"{which}.safetensors"
-            encoder, info = read_encoder(file.read_bytes(), f"{url} ({file.name})")
-    return resampled(encoder, info, image_size or info.model.image_size, patch_size or info.model.patch_size)
 
 
 def _pixels(manifests: list[Manifest]) -> tuple[float, float]:

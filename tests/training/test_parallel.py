@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 from chexworld_ray.config import ModelSettings, ObjectiveSettings, OptimSettings, Runtime, Science
 from chexworld_ray.storage import place
 from chexworld_ray.training import checkpoint
+from chexworld_ray.training.checkpoint_files import damage
 from chexworld_ray.training.parallel import prepare, whole_state
 from chexworld_ray.training.state import TrainState, start_state
 from chexworld_ray.training.step import train_step
@@ -89,7 +90,7 @@ def test_two_workers_learn_what_one_does_and_pass_it_on(sharding: str, tmp_path:
     straight = prepared(Runtime(), 1)
     run(straight, 0, 1, 3 * STEPS)
     on_two(sharding, None, tmp_path / "two")
-    assert checkpoint.damage(tmp_path / "two") is None
+    assert damage(tmp_path / "two") is None
     alone = prepared(Runtime(), 1)
     checkpoint.load(alone, tmp_path / "two")
     run(alone, 0, 1)

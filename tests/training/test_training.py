@@ -18,6 +18,7 @@ from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.shards.reader import expected_positions, read_window
 from chexworld_ray.storage import place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.checkpoint_files import MANIFEST, damage, folder_name
 from chexworld_ray.training.ema import update_target
 from chexworld_ray.training.log import RunLog, read_metrics
 from chexworld_ray.training.loop import Callbacks, train
@@ -186,7 +187,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(phantom_set: M
 def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str, told: str) -> None:
     state = start_state(SCIENCE, 100, CPU)
     checkpoint.write(checkpoint.snapshot(state, MODEL, PIXELS, {}), place(str(tmp_path)))
-    assert checkpoint.damage(tmp_path) is None
+    assert damage(tmp_path) is None
     file = tmp_path / "predictor.safetensors"
     if harm == "missing":
         file.unlink()
@@ -195,8 +196,8 @@ def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str, told: str) -
     elif harm == "changed":
         file.write_bytes(file.read_bytes()[:-1] + b"\xff")
     else:
-        (tmp_path / checkpoint.MANIFEST).unlink()
-    found = checkpoint.damage(tmp_path)
+        (tmp_path / MANIFEST).unlink()
+    found = damage(tmp_path)
     assert found is not None
     assert found.startswith(told)
 
@@ -236,7 +237,7 @@ def test_an_encoder_is_one_line_away(phantom_set: Manifest, tmp_path: Path) -> N
     state = start_state(SCIENCE, 100, CPU)
     for position in (10, 20):
         state.position = position
-        folder = tmp_path / "run" / checkpoint.folder_name(position)
+        folder = tmp_path / "run" / folder_name(position)
         folder.mkdir()
         checkpoint.write(checkpoint.snapshot(state, MODEL, PIXELS, {}), place(str(folder)))
     (folder / "target.safetensors").unlink()  # the newest is damaged: the one before is taken
