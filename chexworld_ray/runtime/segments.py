@@ -51,13 +51,14 @@ def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, work
     share = share_size(global_batch, workers)
     padding = share * workers - global_batch
     windows = list(plan.windows(start, stop))
-    blocks = [pa.table({name: [value] for name, value in _as_row(window).items()}) for window in windows]
 
     def read(block: pa.Table) -> pa.Table:
         window = _from_row({name: block[name][0].as_py() for name in block.column_names})
         return read_window(plan, window, start, stop, global_batch, padding)
 
-    rows = ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="pyarrow")
+    # not `from_arrow`, which asks a worker process about each table before it goes on
+    due = ray.data.from_items([_as_row(window) for window in windows], override_num_blocks=len(windows))
+    rows = due.map_batches(read, batch_size=None, batch_format="pyarrow")
     shares = rows.repartition(target_num_rows_per_block=share, strict=True)
     return list(shares.streaming_split(workers, equal=True))
 
