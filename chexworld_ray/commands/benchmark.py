@@ -223,9 +223,7 @@ class Chaos(_Shared):
     seed: int = 0
     """Seed of the faults, their order, places and victims."""
     faults: int = 10
-    """How many."""
-    images: int = 8_000
-    """Images that the run sees."""
+    """How many; the run is stopped when it is safe after the last."""
     kinds: str | None = None
     """Only these, comma-separated; unset: worker killed, machine killed, machine given notice, driver killed, head
     restarted, storage answers 503, storage hangs, staging disk full, checkpoint torn."""
@@ -235,7 +233,7 @@ class Chaos(_Shared):
         from chexworld_ray.runtime.chaos import chaos
         from chexworld_ray.runtime.cluster import say
 
-        result = chaos(self.seed, self.faults, self.images, self.out, self.kinds.split(",") if self.kinds else KINDS)
+        result = chaos(self.seed, self.faults, self.out, self.kinds.split(",") if self.kinds else KINDS)
         say(table(result))
         self.finish(result)
         return int(any(result[name] for name in ("lost", "repeated", "misplaced")))

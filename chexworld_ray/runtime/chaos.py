@@ -7,7 +7,6 @@ are real ones of `ray.cluster_utils.Cluster`; the storage is a real S3 server be
 import logging
 import os
 import random
-import re
 import shutil
 import subprocess
 import tempfile
@@ -31,7 +30,7 @@ from chexworld_ray.runtime.cluster import say
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.training import run
-from chexworld_ray.training.checkpoint import STATE
+from chexworld_ray.training.checkpoint_files import STATE
 from chexworld_ray.training.log import METRICS
 from chexworld_ray.training.seen import lineage
 
@@ -42,7 +41,18 @@ RUN = [
     *("--recipe", "demo", "--model.image-size", "120", "--model.depth", "12", "--global-batch", str(BATCH)),
     *("--precision", "fp32", "--torch-threads", "1", "--micro-batch", "5", "--workers", "1:2", "--keep", "4"),
     *("--checkpoint-images", str(CHECKPOINT_IMAGES), "--log-batches", "1", "--notice-batches", "1"),
-    *("--resize-seconds", "10", "--probe-images", "0", "--no-tensorboard", "--record-seen", "--max-failures", "100"),
+    *(
+        "--segment-images",
+        "2000",
+        "--resize-seconds",
+        "10",
+        "--probe-images",
+        "0",
+        "--no-tensorboard",
+        "--record-seen",
+        "--max-failures",
+        "100",
+    ),
 ]
 RAY = {
     "RAY_AUTH_MODE": "disabled",
@@ -52,11 +62,14 @@ RAY = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 STAGING_BYTES = 256 * 2**20
+LONGEST = 10_000  # images for one fault, of the fastest machine while a storage hangs
 PATIENCE = 300.0  # s for one fault
 
 
-def chaos(seed: int, faults: int, images: int, out: str, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
-    """Run `faults` faults of some kinds over `images` images; writes what was seen, said and measured to `out`.
+def chaos(seed: int, faults: int, out: str, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
+    """Let `faults` faults of some kinds happen to a run, which is stopped when it is safe after the last of them.
+
+    What was seen, said and measured is written to `out`.
 
     Raises:
         UserError: rclone is missing, no such kind, or the run did not come back from a fault.
@@ -77,7 +90,7 @@ def chaos(seed: int, faults: int, images: int, out: str, kinds: Sequence[str] = 
                 os.environ.update(environment(port))
                 possible = [kind for kind in kinds if kind != STAGING or staging is not None]
                 faults_due = schedule(seed, faults, possible) if possible else []
-                result = _campaign(seed, faults_due, images, folder, results, weather, inside, staging)
+                result = _campaign(seed, faults_due, folder, results, weather, inside, staging)
     finally:
         if staging is not None:
             subprocess.run(["umount", str(staging)], check=False)
@@ -106,7 +119,6 @@ def _small_disk(folder: Path) -> Path | None:
 def _campaign(
     seed: int,
     faults: list[Fault],
-    images: int,
     folder: Path,
     out: storage.Place,
     weather: Weather,
@@ -117,7 +129,7 @@ def _campaign(
     manifest = load_manifest(data)
     science = recipes.demo().science
     plan = make_plan([manifest], science.splits, science.projections, science.seed)
-    epochs = -(-images // plan.rows)
+    epochs = -(-LONGEST * (len(faults) + 1) // plan.rows)
     command = ["pretrain", "--data", data, "--storage", "s3://bucket/runs", "--name", NAME, *RUN]
     driver = Driver([*command, "--epochs", str(epochs)], folder / "run.log", env)
     machines = Machines(env)
@@ -126,11 +138,9 @@ def _campaign(
     told: list[dict[str, Any]] = []
     try:
         driver.start(machines.address)
-        campaign.wait(lambda: _total(driver) > 0 or driver.ended(None), "the start of the run", PATIENCE)
-        total = _total(driver)
+        campaign.wait(lambda: driver.position() > 0 or driver.ended(None), "the start of the run", PATIENCE)
         for fault in faults:
             told.append(_strike(campaign, fault))
-        campaign.wait(lambda: driver.ended(machines.address), "the end of the run", 2 * PATIENCE)
     finally:
         driver.stop()
         machines.stop()
@@ -138,7 +148,8 @@ def _campaign(
     record = run.load_url(f"s3://bucket/runs/{NAME}")
     with run.newest_whole(record.root.url) as newest:
         state = storage.read_json(storage.place(str(newest / STATE)))
-    seen = lineage(record.root, state["attempt"], state["position"])
+    images = state["position"]
+    seen = lineage(record.root, state["attempt"], images)
     os.makedirs(out.path, exist_ok=True)
     pq.write_table(seen, (out / "seen.parquet").path)
     storage.write_bytes(out / METRICS, storage.fetch(record.root / METRICS))
@@ -146,8 +157,8 @@ def _campaign(
     return {
         "benchmark": "chaos",
         "seed": seed,
-        "images": total,
-        **count(plan, seen, total),
+        "images": images,
+        **count(plan, seen, images),
         "redone": sum(fault["redone"] for fault in told),
         "faults": told,
         "recovery_s": [fault["recovery_s"] for fault in told],
@@ -162,12 +173,6 @@ def _data(folder: Path, env: dict[str, str]) -> str:
     return "s3://bucket/data"
 
 
-def _total(driver: Driver) -> int:
-    """Images that the run will see, as it said; 0 before it has."""
-    found = re.search(r"(\d+) images in all", driver.text())
-    return int(found[1]) if found else 0
-
-
 def _strike(campaign: Campaign, fault: Fault) -> dict[str, Any]:
     """Wait for the position, let it happen, and wait until work beyond it is safe in a checkpoint."""
     driver, machines = campaign.driver, campaign.machines
@@ -177,7 +182,7 @@ def _strike(campaign: Campaign, fault: Fault) -> dict[str, Any]:
         """Whether the run has ended; where its driver gave up it is started again."""
         if not driver.ended(machines.address):
             return False
-        raise UserError(f"the run was over before: {fault.kind}; give it more --images")
+        raise UserError(f"the run was over before: {fault.kind}")
 
     campaign.wait(
         lambda: over() or (campaign.safe() >= CHECKPOINT_IMAGES and driver.position() >= due), f"{due} images", PATIENCE

@@ -5,13 +5,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
-from test_cluster import chexworld, metrics, wait_until
+from test_cluster import metrics, wait_until
 from test_spot import Aws, serving
 
 from chexworld_ray.shards.manifest import Manifest
@@ -20,9 +21,20 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STORE = 200 * 2**20
 RUN = [
-    *("--recipe", "demo", "--model.image-size", "96", "--model.depth", "8", "--global-batch", "10", "--epochs", "30"),
+    *("--recipe", "demo", "--model.image-size", "96", "--model.depth", "8", "--global-batch", "10", "--epochs", "300"),
     *("--precision", "fp32", "--optim.lr", "1e-5", "--torch-threads", "1", "--micro-batch", "5", "--keep", "100"),
-    *("--checkpoint-images", "200", "--log-batches", "1", "--notice-batches", "1", "--probe-images", "0"),
+    *(
+        "--segment-images",
+        "2000",
+        "--checkpoint-images",
+        "200",
+        "--log-batches",
+        "1",
+        "--notice-batches",
+        "1",
+        "--probe-images",
+        "0",
+    ),
 ]
 
 
@@ -44,6 +56,11 @@ def add(cluster: Cluster) -> Node:
     return cluster.add_node(num_cpus=1, resources={"train_slot": 1}, object_store_memory=STORE)
 
 
+def images_seen(run: Path) -> int:
+    lines = metrics(run)
+    return int(lines[-1]["images_seen"]) if lines else 0
+
+
 def workers_now(run: Path) -> int:
     lines = metrics(run)
     return int(lines[-1]["workers"]) if lines else 0
@@ -59,26 +76,46 @@ def test_one_two_one_workers_see_and_learn_what_one_does(
 ) -> None:
     """Grows when a machine comes; on a spot notice a checkpoint at once; shrinks when the machine is gone."""
     arguments = ["pretrain", "--data", phantom_set.root.path, "--storage", str(tmp_path), *RUN]
-    chexworld(*arguments, "--name", "straight")
     aws = Aws()
     with serving(aws) as metadata:
         run_on_spot(cluster, arguments, tmp_path, aws, metadata)
-    spots, straight = metrics(tmp_path / "spot"), metrics(tmp_path / "straight")
+    spots = metrics(tmp_path / "spot")
+    straight = run_straight(arguments, tmp_path / "straight", images_seen(tmp_path / "spot"))[: len(spots)]
     assert [line["images_seen"] for line in spots] == [line["images_seen"] for line in straight]
     assert [line["loss"] for line in spots] == pytest.approx([line["loss"] for line in straight], rel=1e-3)
     assert {line["workers"] for line in spots} == {1, 2}
     assert {line["workers"] for line in spots if line["images_seen"] <= 200} == {1}, "an evaluation slot was counted"
 
 
+def run_straight(arguments: list[str], run: Path, images: int) -> list[dict[str, float]]:
+    """Numbers of an undisturbed run of one worker, which is stopped after so many images."""
+    with driving(arguments, run) as driver:
+        wait_until(lambda: images_seen(run) >= images or driver.poll() is not None, f"{images} images")
+    return metrics(run)
+
+
+@contextmanager
+def driving(arguments: list[str], run: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A driver that is stopped at the end, and must not have ended before."""
+    log = run.parent / f"{run.name}.log"
+    command = [sys.executable, "-m", "chexworld_ray", *arguments, "--name", run.name]
+    with open(log, "w") as to:
+        driver = subprocess.Popen(command, stderr=to, env=os.environ | env)
+    try:
+        yield driver
+        assert driver.poll() is None, log.read_text()
+        driver.terminate()  # a private Ray goes with it
+        driver.wait(60)
+    finally:
+        driver.kill()
+
+
 def run_on_spot(cluster: Cluster, arguments: list[str], tmp_path: Path, aws: Aws, metadata: str) -> None:
     run = tmp_path / "spot"
     add(cluster)
     cluster.add_node(num_cpus=1, resources={"eval_slot": 1}, object_store_memory=STORE)  # is no place for training
-    command = [sys.executable, "-m", "chexworld_ray", *arguments, "--name", "spot", "--workers", "1:2"]
-    command += ["--resize-seconds", "10"]
-    with open(tmp_path / "log", "w") as log:
-        driver = subprocess.Popen(command, stderr=log, env=os.environ | {"RAY_ADDRESS": cluster.address})
-    try:
+    words = [*arguments, "--workers", "1:2", "--resize-seconds", "10"]
+    with driving(words, run, RAY_ADDRESS=cluster.address):
         wait_until(lambda: newest_whole(run) >= 200, "a checkpoint of one worker")
         spot = add(cluster)
         watching = [*("drain", "--watch", "aws", "--endpoint", metadata), *("--node", spot.node_id)]
@@ -91,6 +128,5 @@ def run_on_spot(cluster: Cluster, arguments: list[str], tmp_path: Path, aws: Aws
         assert watcher.wait(60) == 0
         cluster.remove_node(spot, allow_graceful=False)
         wait_until(lambda: workers_now(run) == 1, "one worker again")
-        assert driver.wait(300) == 0, (tmp_path / "log").read_text()
-    finally:
-        driver.kill()
+        at = newest_whole(run)
+        wait_until(lambda: newest_whole(run) >= at + 200, "a checkpoint of one worker again")
