@@ -17,6 +17,7 @@ STATE = tempfile.TemporaryDirectory(prefix="chexworld-tests-")  # keys of ingest
 
 os.environ.update(
     XDG_STATE_HOME=STATE.name,
+    OMP_NUM_THREADS="1",  # of small matrices a second thread gains nothing, and stalls where its core is busy
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DATA_DISABLE_PROGRESS_BARS="1",

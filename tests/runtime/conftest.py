@@ -14,6 +14,7 @@ def ray_here() -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=4,
+        resources={"eval_slot": 2},  # each trial at a time is a process that imports torch first
         include_dashboard=False,
         object_store_memory=300 * 2**20,
         log_to_driver=False,

@@ -282,6 +282,7 @@ def test_when_nothing_can_be_used_the_reasons_are_told(ray_here: None, tmp_path:
     assert rejected_of(tmp_path / "out") == {"a.png": ("empty file", "")}
 
 
+@pytest.mark.slow
 def test_the_benchmark_tells_where_the_time_goes(ray_here: None) -> None:
     result = benchmark_ingest(128, 96)
     assert set(result["formats"]) == {"jpeg", "png", "dicom"}

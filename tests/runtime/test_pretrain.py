@@ -136,6 +136,7 @@ def test_storage_that_workers_can_not_see_is_refused(ray_here: None, phantom_set
         pretrain(tiny, [phantom_set.root.url], "memory://runs", "one")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_with_one_line(
     ray_here: None, phantom_set: Manifest, tiny: RunSettings, storage: Path
 ) -> None:

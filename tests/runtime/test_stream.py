@@ -29,7 +29,15 @@ def image_ids(plan: Plan, start: int, stop: int) -> list[str]:
     return [tables[group]["image_id"][row].as_py() for group, row in plan.locate(start, stop)]
 
 
-@pytest.mark.parametrize(("workers", "global_batch", "start_batch"), [(1, 10, 0), (2, 10, 3), (3, 10, 2), (4, 6, 1)])
+@pytest.mark.parametrize(
+    ("workers", "global_batch", "start_batch"),
+    [
+        (1, 10, 0),
+        pytest.param(2, 10, 3, marks=pytest.mark.slow),
+        (3, 10, 2),
+        pytest.param(4, 6, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_every_worker_gets_its_rows_in_order(
     ray_here: None,
     phantom_set: Manifest,
@@ -82,6 +90,7 @@ def test_crops_arrive_with_their_positions(ray_here: None, phantom_set: Manifest
     assert shares[0].crops_BVHW.std() > 10
 
 
+@pytest.mark.slow
 def test_stream_benchmark_counts_what_came(ray_here: None, phantom_set: Manifest, tiny: RunSettings) -> None:
     result = benchmark_stream([phantom_set.root.url], tiny, 120, 4)
     assert result["images"] == 120
