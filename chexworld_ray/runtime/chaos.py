@@ -41,18 +41,8 @@ RUN = [
     *("--recipe", "demo", "--model.image-size", "120", "--model.depth", "12", "--global-batch", str(BATCH)),
     *("--precision", "fp32", "--torch-threads", "1", "--micro-batch", "5", "--workers", "1:2", "--keep", "4"),
     *("--checkpoint-images", str(CHECKPOINT_IMAGES), "--log-batches", "1", "--notice-batches", "1"),
-    *(
-        "--segment-images",
-        "2000",
-        "--resize-seconds",
-        "10",
-        "--probe-images",
-        "0",
-        "--no-tensorboard",
-        "--record-seen",
-        "--max-failures",
-        "100",
-    ),
+    *("--resize-seconds", "10", "--probe-images", "0", "--no-tensorboard", "--record-seen", "--max-failures", "100"),
+    *("--segment-images", "2000"),
 ]
 RAY = {
     "RAY_AUTH_MODE": "disabled",
@@ -138,7 +128,7 @@ def _campaign(
     told: list[dict[str, Any]] = []
     try:
         driver.start(machines.address)
-        campaign.wait(lambda: driver.position() > 0 or driver.ended(None), "the start of the run", PATIENCE)
+        campaign.wait(lambda: campaign.safe() > 0 or driver.ended(None), "the first checkpoint", PATIENCE)
         for fault in faults:
             told.append(_strike(campaign, fault))
     finally:

@@ -23,18 +23,8 @@ STORE = 200 * 2**20
 RUN = [
     *("--recipe", "demo", "--model.image-size", "96", "--model.depth", "8", "--global-batch", "10", "--epochs", "300"),
     *("--precision", "fp32", "--optim.lr", "1e-5", "--torch-threads", "1", "--micro-batch", "5", "--keep", "100"),
-    *(
-        "--segment-images",
-        "2000",
-        "--checkpoint-images",
-        "200",
-        "--log-batches",
-        "1",
-        "--notice-batches",
-        "1",
-        "--probe-images",
-        "0",
-    ),
+    *("--checkpoint-images", "200", "--log-batches", "1", "--notice-batches", "1", "--probe-images", "0"),
+    *("--segment-images", "2000"),
 ]
 
 
