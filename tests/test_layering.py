@@ -105,7 +105,17 @@ def test_command_line_imports_neither_torch_nor_ray() -> None:
 @pytest.mark.parametrize(
     ("heavy", "names"),
     [
-        ("torch", ["runtime.segments", "runtime.ingest", "runtime.board", "reports.data_card", "training.run"]),
+        (
+            "torch",
+            [
+                "runtime.segments",
+                "runtime.ingest",
+                "runtime.board",
+                "reports.data_card",
+                "shards.check",
+                "training.run",
+            ],
+        ),
         ("timm", ["runtime.pretrain", "reports.comparison"]),  # pretrain: its driver, and Ray Train's controller
     ],
 )
