@@ -174,9 +174,7 @@ def _strike(campaign: Campaign, fault: Fault) -> dict[str, Any]:
             return False
         raise UserError(f"the run was over before: {fault.kind}")
 
-    campaign.wait(
-        lambda: over() or (campaign.safe() >= CHECKPOINT_IMAGES and driver.position() >= due), f"{due} images", PATIENCE
-    )
+    campaign.wait(lambda: over() or driver.position() >= due, f"{due} images", PATIENCE)
     redone = driver.redone()
     say(f"{fault.kind} at {driver.position()} images seen")
     after: Callable[[], None] = campaign.happen(fault.kind)
