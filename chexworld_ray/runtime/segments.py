@@ -11,9 +11,12 @@ import pyarrow as pa
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from chexworld_ray.shards.plan import Plan, Window, share_size
+from chexworld_ray.shards.plan import WINDOW_GROUPS, Plan, Window, share_size
 from chexworld_ray.shards.reader import read_window
 
+WINDOWS_AHEAD = 8  # of a worker
+BATCHES_AHEAD = 32
+LEAST_AHEAD = 64 * 2**20  # bytes
 LONGEST_PAUSE = 0.05  # seconds; dozens of blocks are ahead of the trainer when there is nothing to do
 
 
@@ -36,6 +39,17 @@ class Unhurried(ExecutionCallback):
         time.sleep(self._pause)
 
 
+def bytes_ahead(plan: Plan, global_batch: int, workers: int) -> int:
+    """Bytes of the object store that may be read before they are trained on.
+
+    Half of all nodes' stores otherwise, which is Ray Data's own bound: where that holds more than minutes of training,
+    reading it slows the first steps on a small machine, and each restart of the workers reads it from storage again.
+    """
+    window = WINDOW_GROUPS * max(group.rows for group in plan.groups)
+    images = max(WINDOWS_AHEAD * window * workers, BATCHES_AHEAD * global_batch)
+    return max(LEAST_AHEAD, images * plan.image_bytes)
+
+
 def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, workers: int) -> list[Any]:
     """Ray Data iterators over positions [start, stop), one for each worker; a block is one share.
 
@@ -44,6 +58,9 @@ def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, work
     """
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        object_store_memory=bytes_ahead(plan, global_batch, workers)
+    )
     context.execution_no_progress_timeout_s = -1  # a paused trainer is no fault of the stream's
     context.enable_progress_bars = False
     context.print_on_execution_start = False

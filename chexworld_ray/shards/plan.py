@@ -46,6 +46,8 @@ class Plan:
 
     groups: tuple[RowGroup, ...]
     seed: int
+    image_bytes: int
+    """Mean size of an image in its file, over all that are selected."""
 
     @cached_property
     def rows(self) -> int:
@@ -97,18 +99,19 @@ def make_plan(manifests: Sequence[Manifest], splits: tuple[str, ...], projection
     Raises:
         UserError: nothing is selected.
     """
+    selected = [
+        (manifest.root / file.path, file) for manifest in manifests for file in manifest.select(splits, projections)
+    ]
     groups = tuple(
-        RowGroup((manifest.root / file.path).url, index, rows)
-        for manifest in manifests
-        for file in manifest.select(splits, projections)
-        for index, rows in enumerate(file.row_groups)
+        RowGroup(place.url, index, rows) for place, file in selected for index, rows in enumerate(file.row_groups)
     )
     if not groups:
         found = sorted({f"{file.split}/{file.projection}" for manifest in manifests for file in manifest.files})
         raise UserError(
             f"no images with splits {','.join(splits)} and views {','.join(projections)}; there are {', '.join(found)}"
         )
-    return Plan(groups, seed)
+    files = [file for _, file in selected]
+    return Plan(groups, seed, -(-sum(file.bytes for file in files) // sum(file.rows for file in files)))
 
 
 def share_size(global_batch: int, workers: int) -> int:

@@ -28,7 +28,7 @@ groups = st.lists(st.integers(1, 9), min_size=1, max_size=14)
 
 
 def make(sizes: list[int], seed: int = 0) -> Plan:
-    return Plan(tuple(RowGroup("file", index, rows) for index, rows in enumerate(sizes)), seed)
+    return Plan(tuple(RowGroup("file", index, rows) for index, rows in enumerate(sizes)), seed, 8_000)
 
 
 @given(groups, st.integers(0, 2**40), st.integers(0, 3))
