@@ -234,9 +234,10 @@ def test_the_chain_on_s3_by_jobs_with_a_worker_killed_on_the_way(s3: dict[str, s
         training = [*("jobs/pretrain.py", "--data", data, "--storage", storage, "--name", "one", *SMALL)]
         training += ["--epochs", "32", "--workers", "2", "--keep", "2", "--record-seen"]
         watching = ["jobs/evaluate.py", "--run", "s3://bucket/runs/one", "--data", data, "--watch", "1"]
+        watching += ["--protocol", "knn,linear"]
         with (
-            followed(tmp_path / "pretrain", submission(address, *training)) as pretraining,
-            followed(tmp_path / "evaluate", submission(address, *watching, "--protocol", "knn,linear")) as evaluating,
+            followed(tmp_path / "pretrain", submission(address, *training), TOKEN) as pretraining,
+            followed(tmp_path / "evaluate", submission(address, *watching), TOKEN) as evaluating,
         ):
             wait_until(lambda: list(run.glob("checkpoint_*/MANIFEST.json")) != [], "a checkpoint")
             at = newest(run)
@@ -262,10 +263,10 @@ def test_the_chain_on_s3_by_jobs_with_a_worker_killed_on_the_way(s3: dict[str, s
 
 
 @contextmanager
-def followed(log: Path, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that goes on beside the test; what it says goes to `log`."""
+def followed(log: Path, command: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that goes on beside the test, at most as long; what it says goes to `log`."""
     with open(log, "w") as to:
-        process = subprocess.Popen(command, stdout=to, stderr=to, env=os.environ | TOKEN)
+        process = subprocess.Popen(command, stdout=to, stderr=to, env=os.environ | env)
         try:
             yield process
         finally:

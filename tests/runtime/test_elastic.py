@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
-from test_cluster import metrics, wait_until
+from test_cluster import followed, metrics, wait_until
 from test_spot import Aws, serving
 
 from chexworld_ray.shards.manifest import Manifest
@@ -46,14 +46,10 @@ def add(cluster: Cluster) -> Node:
     return cluster.add_node(num_cpus=1, resources={"train_slot": 1}, object_store_memory=STORE)
 
 
-def images_seen(run: Path) -> int:
+def last(run: Path, name: str) -> int:
+    """A number of the run's newest record."""
     lines = metrics(run)
-    return int(lines[-1]["images_seen"]) if lines else 0
-
-
-def workers_now(run: Path) -> int:
-    lines = metrics(run)
-    return int(lines[-1]["workers"]) if lines else 0
+    return int(lines[-1][name]) if lines else 0
 
 
 def newest_whole(run: Path) -> int:
@@ -70,7 +66,7 @@ def test_one_two_one_workers_see_and_learn_what_one_does(
     with serving(aws) as metadata:
         run_on_spot(cluster, arguments, tmp_path, aws, metadata)
     spots = metrics(tmp_path / "spot")
-    straight = run_straight(arguments, tmp_path / "straight", images_seen(tmp_path / "spot"))[: len(spots)]
+    straight = run_straight(arguments, tmp_path / "straight", last(tmp_path / "spot", "images_seen"))[: len(spots)]
     assert [line["images_seen"] for line in spots] == [line["images_seen"] for line in straight]
     assert [line["loss"] for line in spots] == pytest.approx([line["loss"] for line in straight], rel=1e-3)
     assert {line["workers"] for line in spots} == {1, 2}
@@ -80,7 +76,7 @@ def test_one_two_one_workers_see_and_learn_what_one_does(
 def run_straight(arguments: list[str], run: Path, images: int) -> list[dict[str, float]]:
     """Numbers of an undisturbed run of one worker, which is stopped after so many images."""
     with driving(arguments, run) as driver:
-        wait_until(lambda: images_seen(run) >= images or driver.poll() is not None, f"{images} images")
+        wait_until(lambda: last(run, "images_seen") >= images or driver.poll() is not None, f"{images} images")
     return metrics(run)
 
 
@@ -89,15 +85,11 @@ def driving(arguments: list[str], run: Path, **env: str) -> Iterator[subprocess.
     """A driver that is stopped at the end, and must not have ended before."""
     log = run.parent / f"{run.name}.log"
     command = [sys.executable, "-m", "chexworld_ray", *arguments, "--name", run.name]
-    with open(log, "w") as to:
-        driver = subprocess.Popen(command, stderr=to, env=os.environ | env)
-    try:
+    with followed(log, command, env) as driver:
         yield driver
         assert driver.poll() is None, log.read_text()
         driver.terminate()  # a private Ray goes with it
         driver.wait(60)
-    finally:
-        driver.kill()
 
 
 def run_on_spot(cluster: Cluster, arguments: list[str], tmp_path: Path, aws: Aws, metadata: str) -> None:
@@ -111,12 +103,12 @@ def run_on_spot(cluster: Cluster, arguments: list[str], tmp_path: Path, aws: Aws
         watching = [*("drain", "--watch", "aws", "--endpoint", metadata), *("--node", spot.node_id)]
         environment = os.environ | {"RAY_ADDRESS": cluster.address}
         watcher = subprocess.Popen([sys.executable, "-m", "chexworld_ray", *watching], env=environment)
-        wait_until(lambda: workers_now(run) == 2, "two workers")
+        wait_until(lambda: last(run, "workers") == 2, "two workers")
         deadline = datetime.fromtimestamp(time.time() + 10, UTC)
         aws.action = {"action": "terminate", "time": deadline.strftime("%Y-%m-%dT%H:%M:%SZ")}
         wait_until(lambda: newest_whole(run) % 200 != 0, "a checkpoint because of the notice")
         assert watcher.wait(60) == 0
         cluster.remove_node(spot, allow_graceful=False)
-        wait_until(lambda: workers_now(run) == 1, "one worker again")
+        wait_until(lambda: last(run, "workers") == 1, "one worker again")
         at = newest_whole(run)
         wait_until(lambda: newest_whole(run) >= at + 200, "a checkpoint of one worker again")
