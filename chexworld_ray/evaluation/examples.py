@@ -86,9 +86,10 @@ def known(part: Examples, label: str, task: Task) -> tuple[np.ndarray, np.ndarra
     """Values of a label where it is known under the task's policies, and the rows where it is."""
     values = part.labels.get(label, np.full(len(part), np.nan)).copy()
     policy: UncertainPolicy = task.uncertain.get(label, task.otherwise)
+    empty = np.isnan(values)
     values[values == -1] = {"ignore": np.nan, "one": 1.0, "zero": 0.0}[policy]
     if task.empty_is_zero:
-        values[np.isnan(part.labels[label])] = 0.0
+        values[empty] = 0.0
     index = np.flatnonzero(np.isfinite(values))
     return values[index], index
 

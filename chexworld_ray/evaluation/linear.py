@@ -32,7 +32,8 @@ def linear_probabilities(
         ArithmeticError: the solver does not converge.
     """
     model, mean, std, best = _chosen(train_ND, classes_N, patients, val_VD, val_classes_V)
-    return [model.predict_proba((part - mean) / std) if len(part) else np.zeros((0, 2)) for part in others], best
+    nothing = np.zeros((0, len(model.classes_)))
+    return [model.predict_proba((part - mean) / std) if len(part) else nothing for part in others], best
 
 
 def linear_head(

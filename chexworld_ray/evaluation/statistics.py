@@ -94,7 +94,8 @@ def by_label(table: pa.Table) -> dict[str, Scores]:
         classes = [found[name] for name in dict.fromkeys(names[groups == group]) if name != group]
         if classes:
             likeliest = np.argmax([part.score for part in classes], axis=0)
-            right = likeliest == np.argmax([part.truth for part in classes], axis=0)
+            truth = np.stack([part.truth for part in classes])  # all 0 where training has nothing of an image's class
+            right = np.take_along_axis(truth, likeliest[None], axis=0)[0] == 1
             first = classes[0]
             found[group] = Scores(np.ones(len(right)), right.astype(float), first.patients, 0.5, first.distance, right)
     return found

@@ -189,8 +189,14 @@ def test_a_label_with_classes_has_an_accuracy() -> None:
         for i in range(60)
     ]
     found = {(row.task, row.metric): row for row in result_rows([trial("s", 0, 0, rows)])}
-    assert found["here/kind", "accuracy"].value == pytest.approx((scores.argmax(1) == kinds).mean())
+    right = scores.argmax(1) == kinds
+    assert found["here/kind", "accuracy"].value == pytest.approx(right.mean())
     assert found["here/kind", "accuracy"].n == 60
+    other = f"i{np.flatnonzero(right & (kinds == 0))[0]:02d}"
+    for row in rows:  # now of a class that training has nothing of
+        row["truth"] = 0.0 if row["image_id"] == other else row["truth"]
+    less = {(row.task, row.metric): row for row in result_rows([trial("s", 0, 0, rows)])}
+    assert less["here/kind", "accuracy"].value == pytest.approx((right.sum() - 1) / 60)
     assert ("here/kind=1", "auroc") in found
     assert ("here/kind", "auroc") not in found
 

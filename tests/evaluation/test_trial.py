@@ -164,6 +164,21 @@ def test_published_draws_are_used_from_wherever_their_images_stand() -> None:
     assert (done.facts["train"], done.facts["val"]) == (10, 6)
 
 
+@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_without_validation_images_labels_of_any_kind_are_scored(protocol: str) -> None:
+    done = scores({name: PARTS[name] for name in ("train", "test")}, Trial(task=HERE, protocol=protocol))  # type: ignore[arg-type]
+    assert value(done, "sign") > 0.85
+    assert value(done, "kind", "accuracy") > 0.6
+    assert done.facts["val"] == 0
+
+
+def test_a_label_that_a_data_set_lacks_is_told() -> None:
+    task = Task(name="t", dataset="here", labels=("sign", "edema"), empty_is_zero=True)
+    done = scores(PARTS, Trial(task=task, protocol="linear"))
+    assert set(done.scores["label"].to_pylist()) == {"sign"}
+    assert done.skipped == ["edema: only one class in training or test images"]
+
+
 def test_a_split_that_is_missing_is_told() -> None:
     done = scores({"train": PARTS["train"]}, Trial(task=HERE, protocol="knn"))
     assert done.scores.num_rows == 0
