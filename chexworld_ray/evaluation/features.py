@@ -59,8 +59,10 @@ def feature_matrix(table: pa.Table) -> np.ndarray:
 
 
 def load_features(folder: Place, dataset: str) -> dict[str, Examples]:
-    """split → examples with features, of one data set, from the part files of a folder."""
+    """split → examples with features, of one data set, from the part files of a folder; none where there are none."""
     tables = [_of(read_table(file), dataset) for file in children(folder)]
+    if not tables:
+        return {}
     tokens = int((tables[0].schema.metadata or {}).get(b"tokens", b"0"))
     return _by_split(pa.concat_tables(tables, promote_options="default"), tokens, ())
 

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,11 +20,18 @@ TENSORBOARD = "tensorboard"
 
 
 def read_metrics(run: Place) -> list[dict[str, Any]]:
-    """Records of a run by images seen; empty where there are none."""
+    """Records of a run by images seen; empty where there are none.
+
+    A line that a full disk or a lost machine cut short is left out: no run may fail to start again for its curve.
+    """
     file = run / METRICS
     if not exists(file):
         return []
-    return [json.loads(line) for line in fetch(file).decode().splitlines() if line.strip()]
+    records = []
+    for line in fetch(file).decode(errors="replace").splitlines():
+        with suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
 
 
 def write_events(run: Place, values: Mapping[str, float], images_seen: int) -> None:

@@ -115,6 +115,7 @@ def test_features_come_back_by_split(tmp_path: Path) -> None:
     assert with_tokens is not None
     assert with_tokens.tolist() == tokens[1:2].tolist()
     assert np.isnan(found["test"].labels["z"]).all()
+    assert load_features(place(str(tmp_path / "nothing")), "x") == {}, "no image is frontal, or in a split asked for"
 
 
 def test_unknown_protocol_is_one_line() -> None:

@@ -214,6 +214,19 @@ def test_log_goes_on_after_a_resume(tmp_path: Path, url: str) -> None:
     assert [file for file in root.fs.find(root.path) if "tfevents" in file]
 
 
+def test_a_line_cut_short_keeps_no_run_from_its_start(tmp_path: Path) -> None:
+    root = place(str(tmp_path))
+    with RunLog(root, 0, tensorboard=False) as log:
+        for seen in (10, 20):
+            log.write({"images_seen": seen, "loss": 1.0, "images_per_second": 1.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"images_seen": 30, "lo')
+    with RunLog(root, 20, tensorboard=False) as log:
+        log.write({"images_seen": 30, "loss": 0.5, "images_per_second": 1.0})
+    assert [record["images_seen"] for record in read_metrics(root)] == [10, 20, 30]
+    assert read_metrics(root)[-1]["loss"] == 0.5
+
+
 def test_a_name_stands_for_its_settings(phantom_set: Manifest, tmp_path: Path) -> None:
     root = place(str(tmp_path / "run"))
     settings = RunSettings(science=SCIENCE)
