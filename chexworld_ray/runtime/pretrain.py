@@ -1,5 +1,6 @@
 """Ray Train wiring of a run: the driver starts workers between a least and a most number, and shows progress."""
 
+import json
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -113,10 +114,21 @@ def _refuse_lost(root: Place, listed: set[str]) -> None:
 
 
 def _listed(root: Place) -> set[str]:
-    """Names of the checkpoints that Ray keeps, and removes when there are more than it should keep."""
-    if not storage.exists(root / RAY_LIST):
+    """Names of the checkpoints that Ray keeps, and removes when there are more than it should keep.
+
+    Ray writes its list in place: a kill or a full disk may cut it short, and Ray would never start again. It goes then;
+    what is whole, each checkpoint tells itself.
+    """
+    file = root / RAY_LIST
+    if not storage.exists(file):
         return set()
-    return {entry["checkpoint_dir_name"] for entry in storage.read_json(root / RAY_LIST)["checkpoint_results"]}
+    try:
+        record = json.loads(storage.fetch(file))
+    except ValueError:
+        say(f"{file.url} was cut short, and is removed: a new one comes with the next checkpoint")
+        storage.remove(file)
+        return set()
+    return {entry["checkpoint_dir_name"] for entry in record["checkpoint_results"]}
 
 
 def _remove_orphans(root: Place, listed: set[str]) -> None:

@@ -19,7 +19,7 @@ from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.reports.html import write_report
 from chexworld_ray.runtime.analyze import analyze
 from chexworld_ray.runtime.evaluate import evaluate
-from chexworld_ray.runtime.pretrain import pretrain
+from chexworld_ray.runtime.pretrain import RAY_LIST, pretrain
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training import run
 
@@ -75,6 +75,10 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(
     data = phantom_set.root.url
     before = (storage / "one" / "metrics.jsonl").read_text()
     pretrain(tiny, [data], str(storage), "one")  # complete: nothing is trained again
+    assert (storage / "one" / "metrics.jsonl").read_text() == before
+    names = (storage / "one" / RAY_LIST).read_text()
+    (storage / "one" / RAY_LIST).write_text(names[:-20])  # Ray, which writes it in place, was killed
+    pretrain(tiny, [data], str(storage), "one")
     assert (storage / "one" / "metrics.jsonl").read_text() == before
     other = dataclasses.replace(tiny, science=dataclasses.replace(tiny.science, seed=7))
     with pytest.raises(UserError, match="seed: 0 -> 7"):
