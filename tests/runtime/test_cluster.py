@@ -23,6 +23,8 @@ from chexworld_ray.training.seen import lineage
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+# a head that is told to end waits half a minute for actors that outlive their drivers, as Train's do
+NO_DRAIN = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
 SMALL = [
     *("--recipe", "demo", "--model.image-size", "48", "--model.width", "48", "--model.predictor-width", "24"),
     *("--global-batch", "10", "--epochs", "24", "--precision", "fp32", "--torch-threads", "1"),
@@ -153,7 +155,9 @@ def head_node(folder: Path, *words: str, env: dict[str, str] | None = None) -> I
         return subprocess.run(listing, env=os.environ | TOKEN, capture_output=True, check=False).returncode == 0
 
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | TOKEN | path | (env or {}))
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=os.environ | TOKEN | NO_DRAIN | path | (env or {})
+        )
         try:
             wait_until(takes_jobs, "a head that takes jobs", 120)
             yield address, process.pid
