@@ -4,7 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import ray
@@ -127,33 +127,58 @@ class Start(NamedTuple):
     """What a start of the workers found."""
 
     taken: set[str]
-    """Names of the run's checkpoints."""
+    """Names of the run's checkpoints, for the first worker, which writes."""
     attempt: str
     """The start that wrote the checkpoint that this one goes on from; empty where there is none."""
 
 
 def _restore(job: Job, state: TrainState, rank: int, workers: int) -> Start:
-    """Load the newest checkpoint that is whole; rank 0 chooses, so that all ranks load the same."""
-    found: Any = broadcast_from_rank_zero(_patiently(job, lambda: _newest_whole(job)) if rank == 0 else None)
-    chosen, taken = found
-    if chosen is None:
-        if job.settings.science.init is not None:
-            start_from(state, job.settings.science, job.pixels)
-        return Start(taken, "")
-    facts = _patiently(job, lambda: _load(state, chosen))
+    """Load the newest checkpoint that is whole. All ranks read and check the same one at the same time, so that a start
+    costs one read of it; which one, and whether it is whole, rank 0 says.
+
+    Raises:
+        UserError: the run that it goes on from has none that is whole.
+    """
+    candidates, taken = _patiently(job, lambda: _stored(job)) if rank == 0 else ([], set())
+    following = iter(candidates)
+    while (url := broadcast_from_rank_zero(next(following, None))) is not None:
+        facts = _load(job, state, url, rank)
+        if facts is not None:
+            counted = f"{workers} worker" + ("s" if workers > 1 else "")
+            if rank == 0:
+                message = f"going on from {state.position} images seen with {counted} ({url})"
+                job.board.push.remote({"message": message})
+            return Start(taken, facts.get("attempt", ""))
+    if job.resume_from is not None:
+        raise UserError(f"--resume-from {job.resume_from}: no whole checkpoint there")
+    if job.settings.science.init is not None:
+        start_from(state, job.settings.science, job.pixels)
+    return Start(taken, "")
+
+
+def _stored(job: Job) -> tuple[list[str], set[str]]:
+    """URLs of the run's checkpoints and then of those that it goes on from, newest first; names of the run's own."""
+    own = run.checkpoints(storage.place(job.run_url))
+    others = run.checkpoints_at(job.resume_from) if job.resume_from is not None else []
+    return [stored.root.url for stored in [*reversed(own), *reversed(others)]], {stored.root.name for stored in own}
+
+
+def _load(job: Job, state: TrainState, url: str, rank: int) -> dict[str, Any] | None:
+    """Put a checkpoint into `state`; its facts, or None where rank 0 finds that it is not whole."""
+    stored = run.StoredCheckpoint(storage.place(url), 0)
+    with ExitStack() as kept:
+        folder, reason = _patiently(job, lambda: kept.enter_context(run.local_copy(stored)))
+        judged = broadcast_from_rank_zero(reason or "")
+        if judged:
+            if rank == 0:
+                job.board.push.remote({"message": f"{url} is passed over: {judged}"})
+            return None
+        if reason is not None:
+            raise RuntimeError(f"{url} is whole for the first worker, and here: {reason}")
+        facts = checkpoint.load(state, folder)
     if facts["plan"] != job.plan.digest:
-        raise RuntimeError(f"{chosen} follows plan {facts['plan']}, this run {job.plan.digest}: the data changed")
-    if rank == 0:
-        counted = f"{workers} worker" + ("s" if workers > 1 else "")
-        job.board.push.remote({"message": f"going on from {state.position} images seen with {counted} ({chosen})"})
-    return Start(taken, facts.get("attempt", ""))
-
-
-def _load(state: TrainState, url: str) -> dict[str, Any]:
-    with run.local_copy(run.StoredCheckpoint(storage.place(url), 0)) as (folder, reason):
-        if reason:
-            raise RuntimeError(f"{url} was whole a moment ago, and now {reason}")
-        return checkpoint.load(state, folder)
+        raise RuntimeError(f"{url} follows plan {facts['plan']}, this run {job.plan.digest}: the data changed")
+    return facts
 
 
 def _patiently(job: Job, read: Callable[[], T]) -> T:
@@ -172,22 +197,3 @@ def _patiently(job: Job, read: Callable[[], T]) -> T:
             job.board.push.remote({"message": f"{error}; the checkpoint is read again in {pause:.0f} s"})
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _newest_whole(job: Job) -> tuple[str | None, set[str]]:
-    """URL of the run's newest whole checkpoint, else of that of the run that it goes on from; names of the run's own.
-
-    Raises:
-        UserError: the run that it goes on from has none.
-    """
-    own = run.checkpoints(storage.place(job.run_url))
-    taken = {stored.root.name for stored in own}
-    others = run.checkpoints_at(job.resume_from) if job.resume_from is not None else []
-    for stored in [*reversed(own), *reversed(others)]:
-        with run.local_copy(stored) as (_, reason):
-            if reason is None:
-                return stored.root.url, taken
-        job.board.push.remote({"message": f"{stored.root.url} is passed over: {reason}"})
-    if job.resume_from is not None:
-        raise UserError(f"--resume-from {job.resume_from}: no whole checkpoint there")
-    return None, taken

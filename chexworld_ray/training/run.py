@@ -12,7 +12,7 @@ from chexworld_ray.config import RunSettings, Science, difference, from_dict, to
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import Place, StorageError, children, exists, fetch, place, read_json, write_json
-from chexworld_ray.training.checkpoint_files import damage, position_of
+from chexworld_ray.training.checkpoint_files import MANIFEST, damage, position_of
 
 CONFIG = "config.json"
 SCHEMA_VERSION = 1
@@ -158,12 +158,15 @@ def checkpoints_at(url: str) -> list[StoredCheckpoint]:
 def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]]:
     """A temporary local folder with the files of a checkpoint, and what is wrong with them (None: whole).
 
+    Nothing is read of one without its last file.
+
     Raises:
         StorageError: the store can't be reached or refuses; the local disk is full.
     """
     with TemporaryDirectory(prefix="checkpoint-") as name:
         folder = Path(name)
-        for file in children(checkpoint.root):
+        files = children(checkpoint.root)
+        for file in files if any(file.name == MANIFEST for file in files) else []:
             _unpack(folder / file.name, fetch(file))
         yield folder, damage(folder)
 

@@ -1,5 +1,5 @@
-"""The newest checkpoint is torn: the one before is used, with a line, and the run ends the same. What else can be wrong
-with a folder is tried in `training/test_training.py`.
+"""The newest checkpoint is torn: two workers use the one before, with a line, and the run ends the same. What else can
+be wrong with a folder is tried in `training/test_training.py`.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ def test_the_one_before_is_used_and_the_end_is_the_same(
     tear: Callable[[Path], str],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    runtime = dataclasses.replace(tiny.runtime, probe_images=0, tensorboard=False)
+    runtime = dataclasses.replace(tiny.runtime, workers="2", probe_images=0, tensorboard=False)
     settings, data = dataclasses.replace(tiny, runtime=runtime), [phantom_set.root.url]
     if not (undisturbed / "one").exists():
         pretrain(settings, data, str(undisturbed), "one")

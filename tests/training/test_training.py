@@ -202,6 +202,13 @@ def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str, told: str) -
     assert found.startswith(told)
 
 
+def test_of_a_checkpoint_without_its_last_file_nothing_is_read(tmp_path: Path) -> None:
+    (tmp_path / "optimizer.pt").write_bytes(b"large, and half of it")
+    with run.local_copy(run.StoredCheckpoint(place(str(tmp_path)), 100)) as (folder, reason):
+        assert reason == "no readable MANIFEST.json"
+        assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize("url", ["{tmp}/run", "memory://log-{tmp}"])
 def test_log_goes_on_after_a_resume(tmp_path: Path, url: str) -> None:
     root = place(url.format(tmp=tmp_path))
