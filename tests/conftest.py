@@ -21,7 +21,6 @@ os.environ.update(
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DATA_DISABLE_PROGRESS_BARS="1",
-    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.5",
     RAY_memory_monitor_refresh_ms="0",
     RAY_free_objects_batch_size="1",  # else dead objects wait for a second, and a memory curve shows their rate
     RAY_free_objects_period_milliseconds="1",

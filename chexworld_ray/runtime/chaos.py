@@ -49,7 +49,6 @@ RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 STAGING_BYTES = 256 * 2**20
 LONGEST = 10_000  # images for one fault, of the fastest machine while a storage hangs

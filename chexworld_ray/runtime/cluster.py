@@ -20,6 +20,9 @@ _DEFAULT_ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # How often Train looks at its workers: until then a checkpoint is not in its list, a loss is not noticed, and a run
+    # that has ended goes on. Its own is 2.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # scores are files of our own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
