@@ -19,6 +19,7 @@ from chexworld_ray.training.run import Run, StoredCheckpoint
 
 PAUSE = 5.0  # s between two looks
 PATIENCE = 600.0  # s until there must be a run
+QUIET = 1800.0  # s without a checkpoint after which that is said, each time anew
 
 
 def watch(run_url: str, data_url: str, every: int, settings: EvaluationSettings) -> list[ResultRow]:
@@ -36,10 +37,18 @@ def watch(run_url: str, data_url: str, every: int, settings: EvaluationSettings)
     connect()
     rows: dict[int, list[ResultRow]] = {}
     say(f"watching {one.root.url}: {one.total} images in all")
+    told = time.monotonic()
     while max(rows, default=-1) < one.total:
         fresh = [stored for stored in _committed(one) if stored.position > max(rows, default=0)]
         if fresh and (len(fresh) >= every or fresh[-1].position >= one.total):
             rows[fresh[-1].position] = _evaluate(one, fresh[-1], manifest, settings)
+            told = time.monotonic()
+        elif time.monotonic() - told > QUIET:
+            told = time.monotonic()
+            say(
+                f"nothing new for {QUIET / 60:.0f} minutes; {one.root.name} is waited for until it has seen all its "
+                "images: where it will not go on, stop this (Ctrl-C, or `ray job stop`); what is evaluated stays"
+            )
         else:
             time.sleep(PAUSE)
     return [row for position in sorted(rows) for row in rows[position]]

@@ -117,9 +117,15 @@ def test_settings_are_searched_on_validation_and_the_best_is_kept(trained: Run, 
 
 @pytest.mark.slow
 def test_a_run_is_watched_while_it_trains(
-    ray_here: None, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
+    ray_here: None,
+    phantom_set: Manifest,
+    tiny: RunSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The watcher starts first, retention is short, and the run ends while it looks."""
+    """The watcher starts first, retention is short, and the run ends while it looks. A long silence is told."""
+    monkeypatch.setattr("chexworld_ray.runtime.watch.QUIET", 1.0)
     data, url = phantom_set.root.url, str(tmp_path / "watched")
     runtime = dataclasses.replace(tiny.runtime, keep=2, checkpoint_images=40, probe_images=0)
     settings = dataclasses.replace(tiny, runtime=runtime)
@@ -127,6 +133,7 @@ def test_a_run_is_watched_while_it_trains(
         training = pool.submit(pretrain, settings, [data], str(tmp_path), "watched")
         rows = watch(url, data, 2, EvaluationSettings(protocol="knn"))
         run = training.result()
+    assert "watched is waited for until it has seen all its" in capfd.readouterr().err
     seen = {row.images_seen for row in rows} - {0}
     assert max(seen) == run.total
     assert {row.images_seen for row in read_results(run.root)} == seen | {0}
