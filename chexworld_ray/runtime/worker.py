@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import ray
@@ -144,8 +145,8 @@ def _restore(job: Job, state: TrainState, rank: int, workers: int) -> Start:
     while (url := broadcast_from_rank_zero(next(following, None))) is not None:
         facts = _load(job, state, url, rank)
         if facts is not None:
-            counted = f"{workers} worker" + ("s" if workers > 1 else "")
             if rank == 0:
+                counted = f"{workers} worker" + ("s" if workers > 1 else "")
                 message = f"going on from {state.position} images seen with {counted} ({url})"
                 job.board.push.remote({"message": message})
             return Start(taken, facts.get("attempt", ""))
@@ -167,12 +168,18 @@ def _load(job: Job, state: TrainState, url: str, rank: int) -> dict[str, Any] | 
     """Put a checkpoint into `state`; its facts, or None where rank 0 finds that it is not whole."""
     stored = run.StoredCheckpoint(storage.place(url), 0)
     with ExitStack() as kept:
-        folder, reason = _patiently(job, lambda: kept.enter_context(run.local_copy(stored)))
+
+        def copied() -> tuple[Path, str | None]:
+            return _patiently(job, lambda: kept.enter_context(run.local_copy(stored)))
+
+        folder, reason = copied()
         judged = broadcast_from_rank_zero(reason or "")
         if judged:
             if rank == 0:
                 job.board.push.remote({"message": f"{url} is passed over: {judged}"})
             return None
+        if reason is not None:  # its last file came after this rank had looked, and before the first had
+            folder, reason = copied()
         if reason is not None:
             raise RuntimeError(f"{url} is whole for the first worker, and here: {reason}")
         facts = checkpoint.load(state, folder)

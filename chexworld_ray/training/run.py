@@ -166,8 +166,9 @@ def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]
     with TemporaryDirectory(prefix="checkpoint-") as name:
         folder = Path(name)
         files = children(checkpoint.root)
-        for file in files if any(file.name == MANIFEST for file in files) else []:
-            _unpack(folder / file.name, fetch(file))
+        if any(file.name == MANIFEST for file in files):
+            for file in files:
+                _unpack(folder / file.name, fetch(file))
         yield folder, damage(folder)
 
 

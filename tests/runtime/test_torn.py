@@ -8,13 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from chexworld_ray.config import RunSettings
+from chexworld_ray.runtime import worker
+from chexworld_ray.runtime.job import Job
 from chexworld_ray.runtime.pretrain import RAY_LIST, _listed, _remove_orphans, pretrain
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import place, write_bytes, write_json
-from chexworld_ray.training import run
+from chexworld_ray.training import checkpoint, run
+from chexworld_ray.training.checkpoint_files import MANIFEST
+from chexworld_ray.training.state import start_state
 
 
 def test_folders_that_ray_forgot_are_removed_once_older_than_all_that_it_keeps(tmp_path: Path) -> None:
@@ -46,6 +52,29 @@ def orphan(folder: Path) -> str:
     """A worker was lost while it wrote the newest folder, before its manifest."""
     (folder / "MANIFEST.json").unlink()
     return "no readable MANIFEST.json"
+
+
+def test_one_that_became_whole_while_a_worker_looked_is_read_again(
+    phantom_set: Manifest, tiny: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second worker looks before the last file is there, the first one after."""
+    science, device, pixels = tiny.science, torch.device("cpu"), (0.5, 0.2)
+    plan = make_plan([phantom_set], science.splits, science.projections, science.seed)
+    job = Job(tiny, [phantom_set.root.url], plan, pixels, str(tmp_path), None, 100, None)
+    state = start_state(science, job.total, device)
+    state.position = 60
+    folder, late = tmp_path / "checkpoint_000000000060", tmp_path / MANIFEST
+    checkpoint.write(checkpoint.snapshot(state, science.model, pixels, {"plan": plan.digest}), place(str(folder)))
+    (folder / MANIFEST).rename(late)
+
+    def first_says(_: str) -> str:
+        late.rename(folder / MANIFEST)
+        return ""
+
+    monkeypatch.setattr(worker, "broadcast_from_rank_zero", first_says)
+    again = start_state(science, job.total, device)
+    assert worker._load(job, again, str(folder), rank=1) is not None
+    assert again.position == 60
 
 
 @pytest.fixture(scope="module")
