@@ -1,7 +1,6 @@
 """Checkpoints of a running worker group: a copy is taken in the step, all else happens beside the next steps."""
 
 import threading
-import time
 from typing import Any
 
 import pyarrow as pa
@@ -11,14 +10,13 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from chexworld_ray import storage
 from chexworld_ray.runtime.job import Job
+from chexworld_ray.runtime.patience import patiently
 from chexworld_ray.storage import Place, StorageError
 from chexworld_ray.training import checkpoint
 from chexworld_ray.training.checkpoint_files import folder_name
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.seen import SCHEMA, Attempt, Seen, write_seen
 from chexworld_ray.training.state import TrainState
-
-LONGEST_PAUSE = 60.0  # s between two attempts to write to a storage that fails
 
 
 class Saver:
@@ -97,20 +95,20 @@ class Saver:
 
     def _write(self, copy: checkpoint.Snapshot, root: Place, rows: pa.Table) -> None:
         """Write until it succeeds: a storage that is away, or a full disk, costs nobody the work of the others."""
-        assert self._log is not None
-        pause = 1.0
+        log = self._log
+        assert log is not None
+
+        def write() -> None:
+            if self._seen is not None:
+                write_seen(root.parent, self._attempt, copy.record["position"], rows)
+            checkpoint.write(copy, root)
+            log.flush()
+
+        def tell(error: StorageError, pause: float) -> None:
+            self._say(f"{error}; the checkpoint is written again in {pause:.0f} s, training goes on")
+
         try:
-            while True:
-                try:
-                    if self._seen is not None:
-                        write_seen(root.parent, self._attempt, copy.record["position"], rows)
-                    checkpoint.write(copy, root)
-                    self._log.flush()
-                    break
-                except StorageError as error:
-                    self._say(f"{error}; the checkpoint is written again in {pause:.0f} s, training goes on")
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+            patiently(write, tell)
         finally:
             self._idle.set()
 

@@ -1,7 +1,6 @@
 """One training worker: from the newest whole checkpoint to the end of the run, with `training.loop.train`."""
 
 import os
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -19,8 +18,9 @@ from chexworld_ray.config import to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.device import precision_on
 from chexworld_ray.runtime.job import Job
+from chexworld_ray.runtime.patience import patiently
 from chexworld_ray.runtime.reservation import remember
-from chexworld_ray.runtime.saving import LONGEST_PAUSE, Notices, Saver
+from chexworld_ray.runtime.saving import Notices, Saver
 from chexworld_ray.runtime.stream import StreamSettings, cropped_shares
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.storage import StorageError
@@ -194,13 +194,8 @@ def _patiently(job: Job, read: Callable[[], T]) -> T:
     Raises:
         StorageError: so it is for PATIENCE seconds.
     """
-    pause, end = 1.0, time.monotonic() + PATIENCE
-    while True:
-        try:
-            return read()
-        except StorageError as error:
-            if time.monotonic() > end:
-                raise
-            job.board.push.remote({"message": f"{error}; the checkpoint is read again in {pause:.0f} s"})
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+
+    def tell(error: StorageError, pause: float) -> None:
+        job.board.push.remote({"message": f"{error}; the checkpoint is read again in {pause:.0f} s"})
+
+    return patiently(read, tell, PATIENCE)

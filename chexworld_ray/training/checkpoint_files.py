@@ -36,14 +36,15 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a local copy of a checkpoint; None where it is whole."""
     try:
         entries = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        written = [(name, entry["bytes"], entry["sha256"]) for name, entry in entries.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"no readable {MANIFEST}"
-    for name, entry in entries.items():
+    for name, size, digest in written:
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, {entry['bytes']} were written"
-        if hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, {size} were written"
+        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             return f"{name} differs from what was written"
     return None
