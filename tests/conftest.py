@@ -5,10 +5,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pyarrow as pa
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
@@ -27,6 +29,8 @@ os.environ.update(
 )
 os.environ.pop("RAY_ADDRESS", None)
 
+from bad_files import write_bad_files
+
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.identity import Pseudonyms
@@ -39,6 +43,25 @@ from chexworld_ray.shards.writer import write_chunk
 from chexworld_ray.storage import place
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+class OneRay(LoadScopeScheduling):
+    """Tests that start Ray stay in one process, one at a time, for two at once make each other late; those of any other
+    file together, for they share its fixtures.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.split("::")[0])
+        return "ray" if file.parent.name == "runtime" else file.stem
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return OneRay(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest of these groups begin first."""
+    items.sort(key=lambda item: item.path.parent.name != "runtime")
 
 
 def write_data_set(source: Source, out: Path, settings: WriteSettings) -> Manifest:
@@ -83,13 +106,20 @@ def phantom_set(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 def radiographs() -> Path:
     folder = SHARED / "data" / "radiographs"
     if not folder.is_dir():
-        pytest.skip("the real radiographs are not at hand (../shared/data/radiographs)")
+        pytest.skip("the real radiographs are not at hand (../shared/data/radiographs); phantoms are tested")
     return folder
 
 
 @pytest.fixture(scope="session")
-def bad_input() -> Path:
+def made_bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    write_bad_files(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def collected_bad_files() -> Path:
     folder = SHARED / "data" / "bad_input"
     if not folder.is_dir():
-        pytest.skip("the bad inputs are not at hand (../shared/data/bad_input)")
+        pytest.skip("the collected bad files are not at hand (../shared/data/bad_input); made ones are tested")
     return folder

@@ -4,8 +4,10 @@ import io
 from typing import Any
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
 IDENTIFIERS = {
     "PatientID": "MRN-0042-7781",
@@ -16,6 +18,7 @@ IDENTIFIERS = {
     "SeriesInstanceUID": "1.2.826.0.1.3680043.8.498.222",
     "SOPInstanceUID": "1.2.826.0.1.3680043.8.498.333",
 }
+LOSSY = {JPEG2000: {"j2k_psnr": [60]}}  # encoders that have to be told how much they may lose; decibels
 
 
 def dicom(pixels: np.ndarray, bits: int | None = None, syntax: Any = None, **header: Any) -> bytes:
@@ -46,7 +49,20 @@ def dicom(pixels: np.ndarray, bits: int | None = None, syntax: Any = None, **hea
             setattr(file, keyword, value)
     file.PixelData = pixels.tobytes()
     if syntax is not None:
-        file.compress(syntax, generate_instance_uid=False)
+        file.compress(syntax, generate_instance_uid=False, **LOSSY.get(syntax, {}))
+    return _bytes(file)
+
+
+def jpeg_dicom(jpeg: bytes, pixels: np.ndarray, **header: Any) -> bytes:
+    """The same around a JPEG of `pixels` that was encoded elsewhere."""
+    file = dcmread(io.BytesIO(dicom(pixels, LossyImageCompression="01", **header)))
+    file.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    file.PixelData = encapsulate([jpeg])
+    file["PixelData"].is_undefined_length = True
+    return _bytes(file)
+
+
+def _bytes(file: FileDataset) -> bytes:
     buffer = io.BytesIO()
     file.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -1,16 +1,18 @@
-"""The cluster's files are what their readers take: Ray's launcher, KubeRay's schema, hadolint, this program."""
+"""The cluster's files are what their readers take: Ray's launcher, KubeRay, hadolint, this program."""
 
 import json
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from jsonschema import Draft7Validator
+from kuberay import KINDS, differences
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from chexworld_ray.cli import parse
@@ -45,16 +47,72 @@ def test_ray_takes_the_launcher_files(name: str) -> None:
         validate_config(prepare_config(broken))
 
 
-@pytest.mark.parametrize("name", KUBERAY)
-def test_kuberay_takes_the_manifests(name: str) -> None:
+def own_schema(name: str) -> dict[str, Any]:
     file = SCHEMAS / f"{KUBERAY[name]}.schema.json"
     if not file.exists():
-        pytest.skip("KubeRay's schemas are not at hand (../shared/kuberay_schema)")
-    schema = Draft7Validator(json.loads(file.read_text()))
-    assert not [f"{list(error.path)}: {error.message}" for error in schema.iter_errors(read(name))]
-    broken = read(name)
-    broken["spec"]["enableInTreeAutoscalng"] = True
-    assert list(schema.iter_errors(broken))
+        pytest.skip("KubeRay's own schemas are not at hand (../shared/kuberay_schema); tests/kuberay.py stands in")
+    return json.loads(file.read_text())
+
+
+def found_by(schema: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    return [f"{error.json_path}: {error.message}" for error in Draft7Validator(schema).iter_errors(manifest)]
+
+
+def misspell(record: dict[str, Any], name: str, wrong: str) -> None:
+    record[wrong] = record.pop(name)
+
+
+SPOILINGS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "enableInTreeAutoscalng": lambda it: misspell(it, "enableInTreeAutoscaling", "enableInTreeAutoscalng"),
+    "idleTimeoutSecond": lambda it: misspell(it["autoscalerOptions"], "idleTimeoutSeconds", "idleTimeoutSecond"),
+    "groupNam": lambda it: misspell(it["workerGroupSpecs"][1], "groupName", "groupNam"),
+    "rayStartParam": lambda it: misspell(it["headGroupSpec"], "rayStartParams", "rayStartParam"),
+    "mountpath": lambda it: misspell(mount_of(it), "mountPath", "mountpath"),
+    "maxReplicas": lambda it: it["workerGroupSpecs"][0].update(maxReplicas="8"),
+    "num-cpus": lambda it: it["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}),
+    "mode": lambda it: it["authOptions"].update(mode="tokens"),
+}
+
+
+def spoilt_manifest(name: str, spoilt: str) -> dict[str, Any]:
+    manifest = read(name)
+    SPOILINGS[spoilt](manifest["spec"].get("rayClusterSpec", manifest["spec"]))
+    return manifest
+
+
+def mount_of(cluster: dict[str, Any]) -> dict[str, Any]:
+    return cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["volumeMounts"][0]
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberay_takes_the_manifests(name: str) -> None:
+    assert found_by(KINDS[KUBERAY[name]], read(name)) == []
+
+
+@pytest.mark.parametrize("spoilt", SPOILINGS)
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberay_takes_no_spoilt_manifest(name: str, spoilt: str) -> None:
+    found = found_by(KINDS[KUBERAY[name]], spoilt_manifest(name, spoilt))
+    assert any(spoilt in line for line in found), found
+    assert len({line.split(":")[0] for line in found}) == 1, found
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberays_own_schema_takes_the_manifests(name: str) -> None:
+    schema = own_schema(name)
+    assert found_by(schema, read(name)) == []
+    for spoilt in SPOILINGS:
+        assert found_by(schema, spoilt_manifest(name, spoilt)), spoilt
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_the_small_schema_allows_nothing_that_kuberay_does_not_know(name: str) -> None:
+    theirs, ours = own_schema(name), KINDS[KUBERAY[name]]
+    assert list(differences(ours, theirs)) == []
+    head = theirs["properties"]["spec"]["properties"]
+    head = head.get("rayClusterSpec", {"properties": head})["properties"]["headGroupSpec"]["properties"]
+    del head["rayStartParams"]
+    assert [line.rsplit("/", 1)[-1] for line in differences(ours, theirs)] == ["rayStartParams: not known there"]
 
 
 @pytest.mark.parametrize("name", KUBERAY)

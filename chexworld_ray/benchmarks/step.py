@@ -22,6 +22,7 @@ from chexworld_ray.training.step import train_step
 from chexworld_ray.views.batch import CropBatch, WorldModelBatch, make_batch
 
 SIZES = {
+    "test_vit": ModelSettings(width=48, depth=2, heads=3, predictor_width=48, predictor_depth=1),  # to try it out
     "vit_tiny": ModelSettings(width=192, heads=3, predictor_width=192),
     "vit_small": ModelSettings(width=384, heads=6),
     "vit_base": ModelSettings(),
@@ -82,8 +83,8 @@ def benchmark_step(case: StepCase, device: torch.device) -> dict[str, Any]:
         "images_per_second": round(case.batch / seconds, 3),
         "views_seconds": round(making, 4),
         "parts_seconds": part_seconds(step, device),
-        "gflop_per_image": round(flops / case.batch / 1e9, 2),
-        "gflop_per_second": round(flops / seconds / 1e9, 1),
+        "gflop_per_image": round(flops / case.batch / 1e9, 4),
+        "gflop_per_second": round(flops / seconds / 1e9, 3),
         "utilisation": round(flops / seconds / rate, 3),
         "matrix_gflop_per_second": round(rate / 1e9, 1),
         "peak_bytes": peak,

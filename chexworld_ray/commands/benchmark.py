@@ -40,8 +40,9 @@ class _Shared:
 class Step(_Shared):
     """One training step: images/s, time of each part, FLOP/s, memory, beside a plain timm ViT's step."""
 
-    model: Literal["vit_tiny", "vit_small", "vit_base", "vit_large"] = "vit_small"
-    """Sizes of the encoder; the predictor is the paper's (384 wide, 6 deep), narrower for vit_tiny."""
+    model: Literal["test_vit", "vit_tiny", "vit_small", "vit_base", "vit_large"] = "vit_small"
+    """Sizes of the encoder; the predictor is the paper's (384 wide, 6 deep), narrower for vit_tiny. test_vit is
+    tiny, to try the command out."""
     image_size: int = 224
     """Side of a view in pixels."""
     patch_size: int = 16
@@ -227,13 +228,16 @@ class Chaos(_Shared):
     kinds: str | None = None
     """Only these, comma-separated; unset: worker killed, machine killed, machine given notice, driver killed, head
     restarted, storage answers 503, storage hangs, staging disk full, checkpoint torn."""
+    hang_seconds: float = 60.0
+    """How long a storage that hangs gives no answer."""
 
     def run(self) -> int:
         from chexworld_ray.benchmarks.chaos import KINDS, table
         from chexworld_ray.runtime.chaos import chaos
         from chexworld_ray.runtime.cluster import say
 
-        result = chaos(self.seed, self.faults, self.out, self.kinds.split(",") if self.kinds else KINDS)
+        kinds = self.kinds.split(",") if self.kinds else KINDS
+        result = chaos(self.seed, self.faults, self.out, kinds, self.hang_seconds)
         say(table(result))
         self.finish(result)
         return int(any(result[name] for name in ("lost", "repeated", "misplaced")))

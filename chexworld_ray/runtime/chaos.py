@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from chexworld_ray import recipes, storage
-from chexworld_ray.benchmarks.chaos import KINDS, STAGING, Fault, count, schedule
+from chexworld_ray.benchmarks.chaos import HANG_SECONDS, KINDS, STAGING, Fault, count, schedule
 from chexworld_ray.benchmarks.object_store import environment, proxy, s3_server
 from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
@@ -55,10 +55,12 @@ LONGEST = 10_000  # images for one fault, of the fastest machine while a storage
 PATIENCE = 300.0  # s for one fault
 
 
-def chaos(seed: int, faults: int, out: str, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
+def chaos(
+    seed: int, faults: int, out: str, kinds: Sequence[str] = KINDS, hang_seconds: float = HANG_SECONDS
+) -> dict[str, Any]:
     """Let `faults` faults of some kinds happen to a run, which is stopped when it is safe after the last of them.
 
-    What was seen, said and measured is written to `out`.
+    What was seen, said and measured is written to `out`. `hang_seconds`: how long a storage that hangs gives no answer.
 
     Raises:
         UserError: rclone is missing, no such kind, or the run did not come back from a fault.
@@ -79,7 +81,7 @@ def chaos(seed: int, faults: int, out: str, kinds: Sequence[str] = KINDS) -> dic
                 os.environ.update(environment(port))
                 possible = [kind for kind in kinds if kind != STAGING or staging is not None]
                 faults_due = schedule(seed, faults, possible) if possible else []
-                result = _campaign(seed, faults_due, folder, results, weather, inside, staging)
+                result = _campaign(seed, faults_due, folder, results, weather, inside, staging, hang_seconds)
     finally:
         if staging is not None:
             subprocess.run(["umount", str(staging)], check=False)
@@ -113,6 +115,7 @@ def _campaign(
     weather: Weather,
     env: dict[str, str],
     staging: Path | None,
+    hang_seconds: float,
 ) -> dict[str, Any]:
     data = _data(folder, env)
     manifest = load_manifest(data)
@@ -123,7 +126,7 @@ def _campaign(
     driver = Driver([*command, "--epochs", str(epochs)], folder / "run.log", env)
     machines = Machines(env)
     backing = folder / "s3" / "bucket" / "runs" / NAME
-    campaign = Campaign(machines, driver, weather, backing, staging, random.Random(seed))
+    campaign = Campaign(machines, driver, weather, backing, staging, random.Random(seed), hang_seconds)
     told: list[dict[str, Any]] = []
     try:
         driver.start(machines.address)

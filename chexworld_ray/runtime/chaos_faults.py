@@ -19,7 +19,6 @@ from chexworld_ray.spot import Notice
 from chexworld_ray.training.checkpoint_files import ENCODER, MANIFEST, OPTIMIZER, PREFIX, position_of
 
 STORM_SECONDS = 20.0
-HANG_SECONDS = 60.0
 NOTICE_SECONDS = 10.0
 LEFT_BYTES = 2**16
 
@@ -35,6 +34,7 @@ class Campaign:
         backing: Path,
         staging: Path | None,
         chance: random.Random,
+        hang_seconds: float,
     ) -> None:
         """`backing`: the folder in which the S3 server keeps the run."""
         self.machines, self.driver = machines, driver
@@ -48,7 +48,7 @@ class Campaign:
             "driver killed": self._driver_killed,
             "head restarted": self._head_restarted,
             "storage answers 503": lambda: self._storm(STORM_SECONDS, hangs=False),
-            "storage hangs": lambda: self._storm(HANG_SECONDS, hangs=True),
+            "storage hangs": lambda: self._storm(hang_seconds, hangs=True),
             "staging disk full": self._staging_full,
             "checkpoint torn": self._checkpoint_torn,
         }

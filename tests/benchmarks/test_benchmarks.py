@@ -13,7 +13,7 @@ from chexworld_ray.benchmarks.step import SIZES, StepCase, case_of, make_case_ba
 from chexworld_ray.cli import main
 from chexworld_ray.config import MaskSettings, Runtime
 
-STEP = ["benchmark", "step", "--model", "vit_tiny", "--image-size", "64", "--batch", "2", "--repeats", "1"]
+STEP = ["benchmark", "step", "--model", "test_vit", "--image-size", "64", "--batch", "2", "--repeats", "1"]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

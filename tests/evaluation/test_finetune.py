@@ -143,7 +143,7 @@ def test_segmentation_finds_the_discs(parts: dict[str, Examples], decoder: str, 
         lr=2e-3,
         drop_path=0.0,
         augment=AugmentSettings(crop_scale=(0.8, 1.0)),
-        fit=FitSettings(epochs=12, batch=16),
+        fit=FitSettings(epochs=6, batch=16),
     )
     trial = Trial(task=Task(name="t", dataset="t"), protocol="segment")
     done = run_trial(parts, trial, EvaluationSettings(segment=own), opened(), CPU)

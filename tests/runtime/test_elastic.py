@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
-from test_cluster import followed, metrics, wait_until
+from straight import straight
+from test_cluster import followed, metrics, runtime_of, wait_until
 from test_spot import Aws, serving
 
+from chexworld_ray.config import RunSettings
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.training.run import load_url
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -66,18 +69,13 @@ def test_one_two_one_workers_see_and_learn_what_one_does(
     with serving(aws) as metadata:
         run_on_spot(cluster, arguments, tmp_path, aws, metadata)
     spots = metrics(tmp_path / "spot")
-    straight = run_straight(arguments, tmp_path / "straight", last(tmp_path / "spot", "images_seen"))[: len(spots)]
-    assert [line["images_seen"] for line in spots] == [line["images_seen"] for line in straight]
-    assert [line["loss"] for line in spots] == pytest.approx([line["loss"] for line in straight], rel=1e-3)
+    record = load_url(str(tmp_path / "spot"))
+    settings = RunSettings(science=record.science, runtime=runtime_of(record))
+    alone = straight(record, settings, phantom_set, last(tmp_path / "spot", "images_seen"))
+    assert [line["images_seen"] for line in spots] == alone.column("images_seen")
+    assert [line["loss"] for line in spots] == pytest.approx(alone.column("loss"), rel=1e-3)
     assert {line["workers"] for line in spots} == {1, 2}
     assert {line["workers"] for line in spots if line["images_seen"] <= 200} == {1}, "an evaluation slot was counted"
-
-
-def run_straight(arguments: list[str], run: Path, images: int) -> list[dict[str, float]]:
-    """Numbers of an undisturbed run of one worker, which is stopped after so many images."""
-    with driving(arguments, run) as driver:
-        wait_until(lambda: last(run, "images_seen") >= images or driver.poll() is not None, f"{images} images")
-    return metrics(run)
 
 
 @contextmanager

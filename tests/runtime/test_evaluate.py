@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from finished import copy_of
 
 from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
@@ -28,7 +29,7 @@ from chexworld_ray.runtime.pretrain import pretrain
 from chexworld_ray.runtime.watch import watch
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import files_below, place
-from chexworld_ray.training.run import Run
+from chexworld_ray.training.run import Run, load_url
 
 SHORT = FitSettings(epochs=2, batch=16)
 QUICK = EvaluationSettings(
@@ -43,15 +44,8 @@ QUICK = EvaluationSettings(
 
 
 @pytest.fixture(scope="module")
-def trained(ray_here: None, phantom_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from chexworld_ray.recipes import demo
-
-    settings = demo()
-    science = dataclasses.replace(settings.science, epochs=1.0, global_batch=10)
-    model = dataclasses.replace(science.model, image_size=48, width=24, depth=1, heads=2, predictor_width=24)
-    runtime = dataclasses.replace(settings.runtime, probe_images=0, tensorboard=False)
-    run = RunSettings(science=dataclasses.replace(science, model=model), runtime=runtime)
-    return pretrain(run, [phantom_set.root.url], str(tmp_path_factory.mktemp("runs")), "one")
+def trained(one: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return load_url(str(copy_of(one, tmp_path_factory.mktemp("runs"))))
 
 
 def stamps(run: Run) -> dict[str, float]:

@@ -18,7 +18,7 @@ from chexworld_ray.phantoms.dataset import write_phantoms
 from chexworld_ray.storage import place
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-IMAGES = 640
+IMAGES = 192
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     source, out = str(folder / "phantoms"), tmp_path / "data"
     first = subprocess.Popen(command(source, str(out)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for_records(out, 3, first)
+        wait_for_records(out, 2, first)
         first.send_signal(signal.SIGSTOP)  # alive, and not done before the second has looked
         second = run(source, str(out))
         # Its workers are not stopped, and may finish what they hold at any time: records first, then files.
@@ -99,7 +99,7 @@ def test_a_store_that_throttles_slows_an_ingest_down_and_nothing_else(
     folder: Path, undisturbed: dict[str, bytes], server: int
 ) -> None:
     answers = [Answer(503, "SlowDown"), Answer(500, "InternalError"), Answer(0, "")]
-    with proxy(server, lambda number, *_: None if number % 60 else answers[number // 60 % 3]) as before:
+    with proxy(server, lambda number, *_: None if number % 30 else answers[number // 30 % 3]) as before:
         done = run("s3://bucket/phantoms", "s3://bucket/throttled", environment(before.port))
     assert done.returncode == 0, done.stderr
     assert before.spoilt > 10
@@ -112,7 +112,7 @@ def test_credentials_that_expire_stop_an_ingest_in_one_line_and_reject_no_image(
     folder: Path, undisturbed: dict[str, bytes], server: int
 ) -> None:
     refused = Answer(403, "InvalidAccessKeyId")
-    with proxy(server, lambda number, *_: refused if number > 900 else None) as before:
+    with proxy(server, lambda number, *_: refused if number > 300 else None) as before:
         done = run("s3://bucket/phantoms", "s3://bucket/expired", environment(before.port))
     assert done.returncode == 2, done.stderr
     assert "the store refuses" in done.stderr.splitlines()[-1]

@@ -63,11 +63,14 @@ def pause(curve: MemoryCurve, least: float) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_streaming_100_000_images_leaves_memory_flat_and_spills_nothing(ray_here: None, tmp_path: Path) -> None:
-    plan = make_plan([write_rows(tmp_path, 100_000)], ("train",), ("frontal",), 0)
-    settings = StreamSettings(plan, Science(global_batch=64), 100_096, 20_480, 1, 1, 0, "scale")
+@pytest.mark.parametrize(
+    "images", [pytest.param(20_000, marks=pytest.mark.slow), pytest.param(100_000, marks=pytest.mark.nightly)]
+)
+def test_streaming_leaves_memory_flat_and_spills_nothing(images: int, ray_here: None, tmp_path: Path) -> None:
+    plan = make_plan([write_rows(tmp_path, images)], ("train",), ("frontal",), 0)
+    total = -(-images // 64) * 64
+    settings = StreamSettings(plan, Science(global_batch=64), total, images // 320 * 64, 1, 1, 0, "scale")
     ahead = bytes_ahead(plan, 64, 1)
     assert ahead < 0.25 * 300 * 2**20, "else Ray Data's own half of the object store would hide it"
     seen = set()
@@ -76,7 +79,7 @@ def test_streaming_100_000_images_leaves_memory_flat_and_spills_nothing(ray_here
             if number == 0:
                 pause(curve, ahead / 4)
             seen.update(block["image_id"].to_pylist())
-    assert len(seen) == 100_000
+    assert len(seen) == images
     assert curve.spilled == 0
     half = len(curve.private) // 2
     warm, later = curve.private[half // 2 : half], curve.private[half:]

@@ -3,13 +3,13 @@ be wrong with a folder is tried in `training/test_training.py`.
 """
 
 import dataclasses
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.numpy import load_file
+from finished import copy_of
+from safetensors.torch import load_file
+from straight import same_weights
 
 from chexworld_ray.config import RunSettings
 from chexworld_ray.runtime import worker
@@ -19,7 +19,7 @@ from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import place, write_bytes, write_json
 from chexworld_ray.training import checkpoint, run
-from chexworld_ray.training.checkpoint_files import MANIFEST
+from chexworld_ray.training.checkpoint_files import ENCODER, MANIFEST, PREDICTOR, TARGET
 from chexworld_ray.training.state import start_state
 
 
@@ -38,20 +38,6 @@ def test_folders_that_ray_forgot_are_removed_once_older_than_all_that_it_keeps(t
         *("checkpoint_000000000200", "checkpoint_000000000200.abc", "checkpoint_000000000300"),
         *("checkpoint_000000000400", "metrics", RAY_LIST),
     }
-
-
-def flip(folder: Path) -> str:
-    file = folder / "encoder.safetensors"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    return "encoder.safetensors differs"
-
-
-def orphan(folder: Path) -> str:
-    """A worker was lost while it wrote the newest folder, before its manifest."""
-    (folder / "MANIFEST.json").unlink()
-    return "no readable MANIFEST.json"
 
 
 def test_one_that_became_whole_while_a_worker_looked_is_read_again(
@@ -77,37 +63,25 @@ def test_one_that_became_whole_while_a_worker_looked_is_read_again(
     assert again.position == 60
 
 
-@pytest.fixture(scope="module")
-def undisturbed(ray_here: None, phantom_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("tear", [flip, orphan])
 def test_the_one_before_is_used_and_the_end_is_the_same(
-    undisturbed: Path,
-    phantom_set: Manifest,
-    tiny: RunSettings,
-    tmp_path: Path,
-    tear: Callable[[Path], str],
-    capfd: pytest.CaptureFixture[str],
+    two: run.Run, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    runtime = dataclasses.replace(tiny.runtime, workers="2", probe_images=0, tensorboard=False)
-    settings, data = dataclasses.replace(tiny, runtime=runtime), [phantom_set.root.url]
-    if not (undisturbed / "one").exists():
-        pretrain(settings, data, str(undisturbed), "one")
-    shutil.copytree(undisturbed / "one", tmp_path / "one")
-    before, last = run.checkpoints(run.load_url(str(tmp_path / "one")).root)[-2:]
-    why = tear(Path(last.root.path))
+    """A byte of the newest one has flipped; two workers look at it."""
+    copy = copy_of(two, tmp_path)
+    before, last = run.checkpoints(run.load_url(str(copy)).root)[-2:]
+    file = Path(last.root.path) / ENCODER
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
     capfd.readouterr()
-    record = pretrain(settings, data, str(tmp_path), "one")
+    runtime = dataclasses.replace(tiny.runtime, workers="2", record_seen=True, probe_images=0, tensorboard=False)
+    settings = dataclasses.replace(tiny, runtime=runtime)
+    record = pretrain(settings, [phantom_set.root.url], str(tmp_path), "two")
     said = capfd.readouterr().err
-    assert f"{last.root.name} is passed over: {why}" in said
+    assert f"{last.root.name} is passed over: {ENCODER} differs" in said
     assert f"going on from {before.position} images seen" in said
     with run.newest_whole(record.root.url) as again:
         assert run.checkpoints(record.root)[-1].position == last.position
-        for name in ("encoder", "target", "predictor"):
-            mine, theirs = (
-                load_file(folder / f"{name}.safetensors") for folder in (again, undisturbed / "one" / last.root.name)
-            )
-            assert all((mine[key] == theirs[key]).all() for key in theirs), name
+        whole = {name: load_file(Path(two.root.path) / last.root.name / name) for name in (ENCODER, TARGET, PREDICTOR)}
+        assert same_weights(again, whole) == []

@@ -1,21 +1,19 @@
 """The step, its schedules and its checkpoints."""
 
 import dataclasses
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from straight import shares
 
 from chexworld_ray import load_encoder
 from chexworld_ray.config import ModelSettings, OptimSettings, RunSettings, Runtime, Science, to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import make_plan
-from chexworld_ray.shards.reader import expected_positions, read_window
 from chexworld_ray.storage import place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.checkpoint_files import MANIFEST, damage, folder_name
@@ -25,7 +23,7 @@ from chexworld_ray.training.loop import Callbacks, train
 from chexworld_ray.training.schedules import ema_momentum, learning_rate
 from chexworld_ray.training.state import TrainState, start_state
 from chexworld_ray.training.step import train_step
-from chexworld_ray.views.batch import CropBatch, crop_share, make_batch, micro_batches
+from chexworld_ray.views.batch import CropBatch, make_batch, micro_batches
 
 MODEL = ModelSettings(image_size=48, patch_size=12, width=32, depth=2, heads=2, predictor_width=16, predictor_depth=1)
 SCIENCE = Science(
@@ -37,19 +35,6 @@ SCIENCE = Science(
 )
 PIXELS = (0.5, 0.25)
 CPU = torch.device("cpu")
-
-
-def shares(manifest: Manifest, position: int, total: int, workers: int = 1, rank: int = 0) -> Iterator[CropBatch]:
-    """What Ray supplies, from the plan's definition, without Ray."""
-    plan = make_plan([manifest], ("train",), ("frontal",), SCIENCE.seed)
-    images: dict[int, bytes] = {}
-    for window in plan.windows(position, total):
-        table = read_window(plan, window, position, total, SCIENCE.global_batch, 0)
-        images |= dict(zip(table["position"].to_pylist(), table["image"].to_pylist(), strict=True))
-    with ThreadPoolExecutor(2) as pool:
-        for step in range((total - position) // SCIENCE.global_batch):
-            at = expected_positions(position, SCIENCE.global_batch, workers, rank, step)
-            yield crop_share([images.get(int(p), b"") for p in at], at, SCIENCE, pool)
 
 
 def total_images(manifest: Manifest) -> int:
@@ -66,7 +51,7 @@ def weights(state: TrainState) -> list[torch.Tensor]:
 
 
 def run_to(state: TrainState, manifest: Manifest, stop: int) -> None:
-    for share in shares(manifest, state.position, stop):
+    for share in shares(manifest, SCIENCE, state.position, stop):
         train_step(state, batches(share), SCIENCE, 1)
 
 
@@ -91,7 +76,7 @@ def test_ema_is_the_closed_form() -> None:
 
 def test_accumulation_changes_nothing_but_rounding(phantom_set: Manifest) -> None:
     whole, cut = (start_state(SCIENCE, 100, CPU) for _ in range(2))
-    share = next(shares(phantom_set, 0, 10))
+    share = next(shares(phantom_set, SCIENCE, 0, 10))
     a = train_step(whole, batches(share), SCIENCE, 1)
     b = train_step(cut, batches(share, 3), SCIENCE, 1)  # 10 rows in 4 cuts: 2 rows of padding
     assert b.sums[3] == 10
@@ -105,7 +90,7 @@ def test_gradient_of_several_workers_is_that_of_one(phantom_set: Manifest, worke
 
     def gradient(count: int, rank: int) -> torch.Tensor:
         state = start_state(SCIENCE, 100, CPU)
-        (share,) = shares(phantom_set, 0, 10, count, rank)
+        (share,) = shares(phantom_set, SCIENCE, 0, 10, count, rank)
         clip = dataclasses.replace(SCIENCE, optim=dataclasses.replace(SCIENCE.optim, clip=1e9))
         train_step(state, batches(share), clip, count)
         return torch.cat([p.grad.flatten() for p in state.model.parameters() if p.grad is not None])
@@ -145,7 +130,7 @@ def test_training_lowers_the_loss_and_calls_back(phantom_set: Manifest) -> None:
 
     train(
         state,
-        shares(phantom_set, 0, total),
+        shares(phantom_set, science, 0, total),
         science,
         Runtime(log_batches=3, checkpoint_images=100, notice_batches=4),
         PIXELS,
@@ -162,7 +147,7 @@ def test_training_lowers_the_loss_and_calls_back(phantom_set: Manifest) -> None:
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(phantom_set: Manifest) -> None:
     state = start_state(SCIENCE, 100, CPU)
-    share = next(shares(phantom_set, 0, 10))
+    share = next(shares(phantom_set, SCIENCE, 0, 10))
     good = batches(share)
     train_step(state, good, SCIENCE, 1)
     before = [value.clone() for value in state.model.state_dict().values()]
