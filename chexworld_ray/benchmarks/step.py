@@ -79,7 +79,7 @@ def benchmark_step(case: StepCase, device: torch.device) -> dict[str, Any]:
         "batch": case.batch,
         "precision": precision,
         "compile": case.runtime.compile,
-        "seconds": round(seconds, 4),
+        "seconds": round(seconds, 6),
         "images_per_second": round(case.batch / seconds, 3),
         "views_seconds": round(making, 4),
         "parts_seconds": part_seconds(step, device),
@@ -133,7 +133,7 @@ def part_seconds(step: Any, device: torch.device) -> dict[str, float]:
     for name in PARTS:
         if event := found.get(f"step/{name}"):
             micros = event.device_time_total if device.type == "cuda" else event.cpu_time_total
-            parts[name] = round(float(micros) / 1e6, 4)
+            parts[name] = round(float(micros) / 1e6, 6)
     return parts
 
 
