@@ -24,7 +24,7 @@ def trained(science: Science, total: int, position: int) -> TrainState:
 
 def values(state: TrainState) -> dict[str, Tensor]:
     """Copies of all that a checkpoint must bring back."""
-    found = dict(state.model.named_parameters())
+    found: dict[str, Tensor] = dict(state.model.named_parameters())
     found |= {f"target.{name}": value for name, value in state.target.named_parameters()}
     for number, entry in state.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{number}.{name}": value for name, value in entry.items()}

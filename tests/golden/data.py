@@ -65,7 +65,7 @@ def crop_numbers() -> Group:
     image = (16 * ((3 * row + 5 * column) % 16)).astype(np.uint8)
     found["cut without resizing"] = cut(image, np.array([2, 3, 2, 2]), 2).flatten().tolist()
     found["cut to a quarter"] = cut(image, np.array([1, 2, 8, 8]), 2).flatten().tolist()
-    found["cut to twice the size"] = cut(image, np.array([1, 2, 2, 2]), 4).flatten().tolist()
+    found["cut to twice the size, diagonal"] = cut(image, np.array([1, 2, 2, 2]), 4).diagonal().tolist()
     return found
 
 
@@ -86,6 +86,14 @@ def draw_numbers() -> Group:
         "flips": sample_flips(SEED, many, VIEWS).flatten().int().tolist(),
         "noise": normal(SEED, many, Purpose.NOISE, 1).flatten().tolist(),
     }
+    plain = ViewSettings()
+    found["default chances of mirror, tone, blur, jitter; noise"] = [
+        plain.flip_probability,
+        plain.tone_probability,
+        plain.blur_probability,
+        plain.jitter_probability,
+        *plain.noise_sigma,
+    ]
     for name, views in (("clean", clean), ("seen", seen)):
         found[f"{name} views, means"] = views.mean(dim=(2, 3)).flatten().tolist()
         found[f"{name} views, standard deviations"] = views.std(dim=(2, 3)).flatten().tolist()

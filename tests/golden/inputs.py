@@ -31,7 +31,8 @@ SCIENCE = Science(
     model=MODEL,
     views=VIEWS,
     masks=MaskSettings(context_tokens=7, target_tokens=8),
-    optim=OptimSettings(lr=2e-3, warmup=0.25, weight_decay=0.5, clip=3.0, ema=(0.9, 1.0)),
+    # no value is a default of torch, and some gradients are clipped, some are not
+    optim=OptimSettings(lr=2e-3, warmup=0.25, weight_decay=0.5, betas=(0.8, 0.98), clip=3.0, ema=(0.9, 1.0)),
     global_batch=4,
     seed=7,
     precision="fp32",  # bf16 depends on the processor

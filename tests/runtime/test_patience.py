@@ -68,10 +68,9 @@ def far(job: Job, store: Store) -> Job:
     ("breaks_at", "answer"),
     [
         ("seen/", Answer(503, "ServiceUnavailable")),
-        (f"{NAME}/encoder.safetensors", Answer(500, "InternalError")),
         (f"{NAME}/optimizer.pt", Answer(0, "")),  # the connection is lost
         (f"{NAME}/{MANIFEST}", Answer(403, "AccessDenied")),
-        ("metrics.jsonl", Answer(503, "SlowDown")),
+        ("metrics.jsonl", Answer(500, "InternalError")),
     ],
 )
 def test_a_checkpoint_is_written_again_until_the_store_is_back(
