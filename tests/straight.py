@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from chexworld_ray.config import RunSettings, Science
+from chexworld_ray.config import Runtime, Science, from_dict
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.shards.reader import expected_positions, read_window
@@ -57,17 +57,18 @@ class Straight:
         return {name: whole_state(module) for name, module in parts.items()}
 
 
-def straight(run: Run, settings: RunSettings, manifest: Manifest, images: int | None = None) -> Straight:
+def straight(run: Run, manifest: Manifest, images: int | None = None) -> Straight:
     """One worker, from the start to the end of `run`, or until it has seen `images` (whole global batches).
 
-    Cadences of the log are those of `settings`; the same number of threads gives the same bits.
+    Cadences of the log are those of its newest start; the same number of threads gives the same bits.
     """
+    runtime = from_dict(Runtime, run.starts[-1]["runtime"], run.root.url)
     science, total = run.science, run.total
     state, records = start_state(science, total, CPU), []
     due = shares(manifest, science, 0, total if images is None else images)
     callbacks = Callbacks(records.append, lambda state, urgent: None, lambda: False)
     with suppress(StopIteration):
-        train(state, due, science, settings.runtime, run.pixels, 1, callbacks)
+        train(state, due, science, runtime, run.pixels, 1, callbacks)
     return Straight(state, records)
 
 

@@ -25,7 +25,6 @@ KINDS = (
 )
 TEARS = ("file cut", "file missing", "byte flipped", "orphan folder")
 GAP_IMAGES = (100, 300)
-HANG_SECONDS = 60.0  # as long as an S3 client waits for an answer
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from chexworld_ray import recipes, storage
-from chexworld_ray.benchmarks.chaos import HANG_SECONDS, KINDS, STAGING, Fault, count, schedule
+from chexworld_ray.benchmarks.chaos import KINDS, STAGING, Fault, count, schedule
 from chexworld_ray.benchmarks.object_store import environment, proxy, s3_server
 from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
@@ -55,9 +55,7 @@ LONGEST = 10_000  # images for one fault, of the fastest machine while a storage
 PATIENCE = 300.0  # s for one fault
 
 
-def chaos(
-    seed: int, faults: int, out: str, kinds: Sequence[str] = KINDS, hang_seconds: float = HANG_SECONDS
-) -> dict[str, Any]:
+def chaos(seed: int, faults: int, out: str, kinds: Sequence[str], hang_seconds: float) -> dict[str, Any]:
     """Let `faults` faults of some kinds happen to a run, which is stopped when it is safe after the last of them.
 
     What was seen, said and measured is written to `out`. `hang_seconds`: how long a storage that hangs gives no answer.

@@ -16,11 +16,10 @@ import pytest
 from straight import same_weights, straight
 
 from chexworld_ray.benchmarks.object_store import environment, s3_server
-from chexworld_ray.config import RunSettings, Runtime, from_dict
 from chexworld_ray.evaluation.results import read_results
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import place
-from chexworld_ray.training.run import Run, load_url
+from chexworld_ray.training.run import load_url
 from chexworld_ray.training.seen import lineage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -118,17 +117,12 @@ def test_a_run_that_lost_worker_and_driver_ends_like_an_undisturbed_one(phantom_
     assert newest(run) < record.total, "the driver was killed too late to show anything"
     done = chexworld(*arguments)
     assert "going on from" in done.stderr
-    alone = straight(record, RunSettings(science=record.science, runtime=runtime_of(record)), phantom_set)
+    alone = straight(record, phantom_set)
     assert [line["images_seen"] for line in metrics(run)] == alone.column("images_seen")
     last = run / f"checkpoint_{newest(run):012d}"
     assert newest(run) == record.total
     assert same_weights(last, alone.weights()) == []
     assert metrics(run)[-1]["loss"] == pytest.approx(alone.column("loss")[-1], rel=1e-6)
-
-
-def runtime_of(run: Run) -> Runtime:
-    """Settings of its newest start."""
-    return from_dict(Runtime, run.starts[-1]["runtime"], run.root.url)
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,10 +13,9 @@ import pytest
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from straight import straight
-from test_cluster import followed, metrics, runtime_of, wait_until
+from test_cluster import followed, metrics, wait_until
 from test_spot import Aws, serving
 
-from chexworld_ray.config import RunSettings
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training.run import load_url
 
@@ -70,8 +69,7 @@ def test_one_two_one_workers_see_and_learn_what_one_does(
         run_on_spot(cluster, arguments, tmp_path, aws, metadata)
     spots = metrics(tmp_path / "spot")
     record = load_url(str(tmp_path / "spot"))
-    settings = RunSettings(science=record.science, runtime=runtime_of(record))
-    alone = straight(record, settings, phantom_set, last(tmp_path / "spot", "images_seen"))
+    alone = straight(record, phantom_set, last(tmp_path / "spot", "images_seen"))
     assert [line["images_seen"] for line in spots] == alone.column("images_seen")
     assert [line["loss"] for line in spots] == pytest.approx(alone.column("loss"), rel=1e-3)
     assert {line["workers"] for line in spots} == {1, 2}

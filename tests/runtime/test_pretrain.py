@@ -36,9 +36,9 @@ def metrics(record: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(record.root.path) / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_is_what_the_loop_computes_without_ray(one: Run, phantom_set: Manifest, tiny: RunSettings) -> None:
+def test_a_run_is_what_the_loop_computes_without_ray(one: Run, phantom_set: Manifest) -> None:
     """Bit for bit: Ray brings the images that are due, in their order, and nothing else."""
-    lines, alone = metrics(one), straight(one, tiny, phantom_set)
+    lines, alone = metrics(one), straight(one, phantom_set)
     assert [line["images_seen"] for line in lines] == alone.column("images_seen")
     assert [line["loss"] for line in lines] == alone.column("loss")
     last = run.checkpoints(one.root)[-1]
@@ -116,11 +116,9 @@ def test_a_checkpoint_that_is_gone_is_one_line_and_the_way_on_works(
 
 
 @pytest.mark.slow
-def test_two_workers_see_each_image_once_and_learn_what_one_does(
-    two: Run, phantom_set: Manifest, tiny: RunSettings
-) -> None:
+def test_two_workers_see_each_image_once_and_learn_what_one_does(two: Run, phantom_set: Manifest) -> None:
     """Three and four, which can't share a batch of ten evenly: `training/test_training.py` and `test_stream.py`."""
-    alone = straight(two, tiny, phantom_set)
+    alone = straight(two, phantom_set)
     assert [line["loss"] for line in metrics(two)] == pytest.approx(alone.column("loss"), rel=1e-3)
     last = run.checkpoints(two.root)[-1]
     state = json.loads((Path(last.root.path) / "state.json").read_text())

@@ -37,7 +37,7 @@ def bash(script: str, folder: Path) -> None:
 def test_the_tour_runs_on_one_ray(ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands of this program run in this process, so that none starts a Ray of its own; all others in a shell."""
     monkeypatch.chdir(tmp_path)
-    for page in TOUR[:-1]:  # of the page about performance `benchmarks/test_benchmarks.py` runs the commands
+    for page in TOUR[:-1]:  # the page about performance needs nothing of the others: it runs nightly
         for line in "".join(blocks(page, "sh")).splitlines():
             words = shlex.split(line)
             if words[:1] == ["chexworld"]:
