@@ -45,7 +45,7 @@ def analyze(run_url: str, data_url: str | None, settings: AnalysisSettings) -> l
     manifest = manifests.load(data_url or one.data[0]["url"])
     if not manifest.select((settings.split,), PROJECTIONS):
         raise UserError(f"{manifest.root.url}: no frontal images in split {settings.split}")
-    connect()
+    connect(one.root.url, manifest.root.url)
     on_slot = ray.remote(_of_worlds).options(num_cpus=1, num_gpus=float(total("GPU") > 0), resources=evaluation_slot())
     pending = {on_slot.remote(name, one.root.url, manifest, settings): name for name in wanted if name != "capacity"}
     say(f"{len(wanted)} analyses of {settings.images} images: some minutes on CPU cores")

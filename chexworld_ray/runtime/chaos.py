@@ -27,6 +27,7 @@ from chexworld_ray.reports.html import write_report
 from chexworld_ray.runtime.chaos_cluster import Driver, Machines, Weather
 from chexworld_ray.runtime.chaos_faults import Campaign
 from chexworld_ray.runtime.cluster import say
+from chexworld_ray.runtime.seclusion import seclusion
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.training import run
@@ -45,7 +46,6 @@ RUN = [
     *("--segment-images", "2000"),
 ]
 RAY = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
@@ -74,7 +74,7 @@ def chaos(seed: int, faults: int, out: str, kinds: Sequence[str], hang_seconds: 
         with s3_server(folder / "s3") as port:
             weather = Weather()
             with proxy(port, weather.decide) as between:
-                inside = RAY | environment(between.port) | {"RAY_TMPDIR": "/tmp"}
+                inside = RAY | seclusion() | environment(between.port) | {"RAY_TMPDIR": "/tmp"}
                 inside |= {"TMPDIR": str(staging)} if staging is not None else {}
                 os.environ.update(environment(port))
                 possible = [kind for kind in kinds if kind != STAGING or staging is not None]

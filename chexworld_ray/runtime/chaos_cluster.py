@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from chexworld_ray.benchmarks.object_store import Answer
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.cluster import NO_DASHBOARD, TRAIN_SLOT
+from chexworld_ray.runtime.seclusion import seclude
 
 STORE = 200 * 2**20
 MACHINES = 2
@@ -98,7 +99,7 @@ class Machines:
     """A head without a slot, where drivers and reading live, and two machines with one slot each."""
 
     def __init__(self, env: dict[str, str]) -> None:
-        os.environ.update(env)  # raylets give their environment to the workers
+        seclude(env)  # raylets give their environment to the workers
         self._build()
 
     def _build(self) -> None:

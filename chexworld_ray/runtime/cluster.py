@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from chexworld_ray.config import Runtime
 from chexworld_ray.errors import UserError
+from chexworld_ray.runtime.seclusion import seclude, seclusion, without_keys
+from chexworld_ray.storage import place
 
 TRAIN_SLOT = "train_slot"
 EVAL_SLOT = "eval_slot"
@@ -33,33 +35,52 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def connect() -> None:
+def connect(*addresses: str | None) -> None:
     """Join the cluster that RAY_ADDRESS names (a submitted job has it set), or start a private one here.
+
+    `addresses`: all that the command reads and writes. A private Ray gets the credentials of clouds only if one of them
+    is remote, or none is given.
 
     Raises:
         UserError: the cluster can't be reached.
     """
     for name, value in _DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # private to this process, on loopback
     import ray
 
     if ray.is_initialized():
         return
-    if not address:
-        os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
-    else:
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
         _refuse_silent(address)
-    try:
-        if address:
+        try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            ray.init(address="local", logging_level=logging.ERROR, include_dashboard=False, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"Ray at {address or 'this machine'} can't be reached: {error}") from None
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"Ray at {address} can't be reached: {error}") from None
+    else:
+        _start(clouds=not addresses or not all(place(one).is_local for one in addresses if one))
     _quiet()
+
+
+def _start(*, clouds: bool) -> None:
+    """A private Ray; `clouds`: with their credentials.
+
+    Raises:
+        UserError: it does not come up.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
+    seclude(seclusion())
+    try:
+        with without_keys(clouds=not clouds):
+            ray.init(address="local", logging_level=logging.ERROR, include_dashboard=False, log_to_driver=False)
+    except Exception as error:  # Ray raises many kinds here, plain Exception among them
+        said = " ".join(str(error).split())[:300]
+        what_to_do = "the machine may be too busy, or short of memory: try again"
+        if "AF_UNIX" in said:  # its sockets lie below the temporary folder
+            what_to_do = "set RAY_TMPDIR to a short path, such as /tmp"
+        raise UserError(f"Ray can't be started on this machine ({said}); {what_to_do}") from None
 
 
 def _refuse_silent(address: str) -> None:

@@ -27,7 +27,7 @@ def demo(out_url: str, images: int, seed: int) -> str:
     say(f"1/5 phantoms: {images} radiographs of {images // 2} imaginary patients")
     if not exists(phantoms / TABLE):
         write_phantoms(phantoms, images, seed, PHANTOM_SIZE)
-    connect()
+    connect(out_url)
     say("2/5 ingest")
     source = read_source(phantoms.url, labels=TABLE)
     say(describe_manifest(ingest(source, shards.url, WriteSettings(row_group_images=64))))

@@ -1,8 +1,11 @@
 """`chexworld doctor`: the checks of each machine of the cluster, and of the cluster itself."""
 
 import os
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 
+import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -17,11 +20,11 @@ PATIENCE = 60.0  # s for the checks of another machine
 def examine(storage_url: str | None) -> list[tuple[str, Check]]:
     """(machine or "here" or "cluster", check); nothing raises, what fails is a line."""
     found = [(HERE, check) for check in machine_checks(storage_url)]
-    found.append(("cluster", _auth()))
     try:
-        connect()
+        connect(storage_url)
     except UserError as error:
         return [*found, ("cluster", Check("Ray", "fail", str(error), "see `ray status` on the head"))]
+    found.append(("cluster", _access()))
     nodes = [node for node in ray.nodes() if node["Alive"]]
     found.append(("cluster", _resources(nodes)))
     found.append(("cluster", _slots(nodes)))
@@ -46,17 +49,35 @@ def _remote(node: dict[str, Any], storage_url: str | None) -> list[Check]:
         return [Check("machine", "fail", f"the checks did not come back: {type(error).__name__} {said}", advice)]
 
 
-def _auth() -> Check:
+def _access() -> Check:
+    """Who can run code on this Ray: of a private one it is looked at, of a cluster the token tells it."""
     mode, address = os.environ.get("RAY_AUTH_MODE", ""), os.environ.get("RAY_ADDRESS", "")
-    token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if not address:
-        return Check("auth", "ok", "a private Ray on loopback")
-    if mode == "token" and not token:
-        return Check("auth", "fail", "RAY_AUTH_MODE=token, and no token", "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
+        return _private_access(mode == "token", listeners(psutil.Process()))
     if mode == "token":
         return Check("auth", "ok", "by token")
     advice = "whoever reaches the head's ports runs code there: set RAY_AUTH_MODE=token on every machine"
     return Check("auth", "warn", f"{address} without a token", advice)
+
+
+def _private_access(by_token: bool, open_to: list[str]) -> Check:
+    outside = [one for one in open_to if not ip_address(one).is_loopback]
+    said = f"a private Ray, {'by a token of its own' if by_token else 'without a token'}"
+    if outside:
+        return Check("auth", "warn", f"{said}, listens on {', '.join(outside)}", "let a firewall close this machine")
+    return Check("auth", "ok" if by_token else "warn", f"{said}, on loopback only")
+
+
+def listeners(process: psutil.Process) -> list[str]:
+    """Addresses on which a process and all below it wait for connections."""
+    found: set[str] = set()
+    for one in [process, *process.children(recursive=True)]:
+        with suppress(psutil.Error):  # it has just ended
+            states = (
+                connection for connection in one.net_connections("tcp") if connection.status == psutil.CONN_LISTEN
+            )
+            found.update(connection.laddr.ip.removeprefix("::ffff:") for connection in states)
+    return sorted(found)
 
 
 def _resources(nodes: list[dict[str, Any]]) -> Check:

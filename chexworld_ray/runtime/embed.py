@@ -51,7 +51,7 @@ def embed_data(
         data, images_seen = _encoder(run_url, manifest) if run_url else (timm_bytes(source), 0)
         storage.write_bytes(out / ENCODER, data)
         write_facts(out, replace(asked, images_seen=images_seen))
-    connect()
+    connect(manifest.root.url, out.url)
     files = manifest.select(SPLITS, PROJECTIONS)
     extract([Extraction((out / ENCODER).url, image_size, out / PARTS, kind)], manifest, files)
     count = sum(file.rows for file in files)

@@ -39,7 +39,7 @@ def benchmark_embed(data_url: str, science: Science) -> dict[str, Any]:
         encoder = folder / "encoder.safetensors"
         storage.write_bytes(encoder, untrained_encoder_bytes(science.model, science.seed, pixels))
         plain = _plain_loop(encoder.url, manifest, files)
-        connect()
+        connect(manifest.root.url)
         began = time.perf_counter()
         extract([Extraction(encoder.url, None, folder / "parts", "features")], manifest, files)
         whole = images / (time.perf_counter() - began)

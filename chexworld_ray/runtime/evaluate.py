@@ -49,7 +49,7 @@ def evaluate(
         raise UserError("evaluate what? --run URL, or --encoder timm:NAME together with --out URL")
     out = storage.place(out_url) if out_url else runs[0].root
     tasks = tasks_of(manifest, settings)
-    connect()
+    connect(manifest.root.url, out.url, *run_urls)
     every, size = settings.checkpoints == "all", settings.image_size
     subjects = [subject for one in runs for subject in subjects_of(one, manifest, size, every=every)]
     subjects += [foreign_subject(source, out, manifest, size) for source in foreign]

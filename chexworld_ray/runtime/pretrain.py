@@ -42,7 +42,8 @@ def pretrain(
     plan = make_plan(manifests, science.splits, science.projections, science.seed)
     total = science.total_batches(plan.rows) * science.global_batch
     root = storage.place(storage_url) / name
-    connect()
+    # a tracker may keep its artifacts in a cloud
+    connect(*([*data, storage_url, science.init, resume_from] if settings.runtime.tracker is None else []))
     placement = place_workers(settings.runtime)
     listed = _listed(root)
     _refuse_lost(root, listed)

@@ -37,7 +37,7 @@ def benchmark_stream(data: list[str], settings: RunSettings, images: int, steps:
     if total <= WARM_UP * science.global_batch:
         raise UserError(f"--images {images}: at least {(WARM_UP + 1) * science.global_batch} are needed")
     plain = _plain_loop(plan, total, science)
-    connect()
+    connect(*data)
     threads = torch.get_num_threads()
     torch.set_num_threads(runtime.torch_threads or threads)
     rates: dict[str, float] = {}

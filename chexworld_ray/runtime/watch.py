@@ -34,7 +34,7 @@ def watch(run_url: str, data_url: str, every: int, settings: EvaluationSettings)
     """
     manifest = manifests.load(data_url)
     one = _appeared(run_url)
-    connect()
+    connect(one.root.url, manifest.root.url)
     rows: dict[int, list[ResultRow]] = {}
     say(f"watching {one.root.url}: {one.total} images in all")
     told = time.monotonic()
