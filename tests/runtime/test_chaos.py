@@ -26,20 +26,20 @@ def chaos(out: Path, kinds: tuple[str, ...], faults: int, *words: str) -> None:
     seen = pq.read_table(out / "seen.parquet")
     assert sorted(seen["position"].to_pylist()) == list(range(result["images"])), "anyone can recount"
     assert seen.column_names == ["attempt", "rank", "position", "image_id"]
-    assert "Workers, images/s and loss over time" in (out / "report.html").read_text()
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_machine_that_goes_and_a_storage_that_hangs_lose_and_repeat_no_image(tmp_path: Path) -> None:
-    """A worker, a driver, a notice, torn checkpoints, and writing to a store that fails have tests of their own."""
-    chaos(tmp_path, ("machine killed", "storage hangs"), 2, "--hang-seconds", "15")
+def test_a_storage_that_hangs_loses_and_repeats_no_image(tmp_path: Path) -> None:
+    """What happens to machines, workers, drivers and files of checkpoints has tests of its own."""
+    chaos(tmp_path, ("storage hangs",), 1, "--hang-seconds", "15")
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(2400)
 def test_ten_faults_of_every_kind_lose_and_repeat_no_image(tmp_path: Path) -> None:
     chaos(tmp_path, KINDS, 10)
+    assert "Workers, images/s and loss over time" in (tmp_path / "report.html").read_text()
 
 
 def test_what_is_lost_repeated_or_misplaced_is_counted(phantom_set: Manifest, tiny: RunSettings) -> None:

@@ -1,6 +1,7 @@
 """What is wrong is a line that says what to do, and nothing raises."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,16 @@ def test_a_broken_set_up_on_s3(tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
     with s3_server(tmp_path) as port:
         env = environment(port)
-        healthy = chexworld("doctor", "--storage", "s3://bucket/runs", "--json", env=env)
-        assert {check["state"] for check in json.loads(healthy.stdout)["checks"]} <= {"ok", "warn"}
-        missing = chexworld("doctor", "--storage", "s3://nobucket/runs", env=env, check=False)
-        assert missing.returncode == 1
-        assert "no such bucket" in missing.stdout
-        with proxy(port, lambda *_: Answer(403, "InvalidAccessKeyId")) as refusing:
-            refused = chexworld("doctor", "--storage", "s3://bucket/runs", env=environment(refusing.port), check=False)
-    assert refused.returncode == 1
+        with ThreadPoolExecutor(3) as pool, proxy(port, lambda *_: Answer(403, "InvalidAccessKeyId")) as refusing:
+            spoilt = environment(refusing.port)
+            asked = (("s3://bucket/runs", env), ("s3://nobucket/runs", env), ("s3://bucket/runs", spoilt))
+            healthy, missing, refused = pool.map(
+                lambda ask: chexworld("doctor", "--storage", ask[0], "--json", env=ask[1], check=False), asked
+            )
+    assert healthy.returncode == 0
+    assert {check["state"] for check in json.loads(healthy.stdout)["checks"]} <= {"ok", "warn"}
+    assert missing.returncode == refused.returncode == 1
+    assert "no such bucket" in missing.stdout
     assert "credentials" in refused.stdout
     lost = chexworld("doctor", env={"RAY_ADDRESS": "127.0.0.1:1"}, check=False)
     assert lost.returncode == 1

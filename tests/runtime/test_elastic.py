@@ -13,11 +13,14 @@ import pytest
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from straight import straight
-from test_cluster import followed, metrics, wait_until
+from test_cluster import followed, metrics, newest_attempt, wait_until
 from test_spot import Aws, serving
 
+from chexworld_ray.benchmarks.chaos import count
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.training.run import load_url
+from chexworld_ray.training.seen import lineage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -26,7 +29,7 @@ RUN = [
     *("--recipe", "demo", "--model.image-size", "96", "--model.depth", "8", "--global-batch", "10", "--epochs", "300"),
     *("--precision", "fp32", "--optim.lr", "1e-5", "--torch-threads", "1", "--micro-batch", "5", "--keep", "100"),
     *("--checkpoint-images", "200", "--log-batches", "1", "--notice-batches", "1", "--probe-images", "0"),
-    *("--segment-images", "2000"),
+    *("--segment-images", "2000", "--record-seen"),
 ]
 
 
@@ -73,6 +76,10 @@ def test_one_two_one_workers_see_and_learn_what_one_does(
     assert [line["images_seen"] for line in spots] == alone.column("images_seen")
     assert [line["loss"] for line in spots] == pytest.approx(alone.column("loss"), rel=1e-3)
     assert {line["workers"] for line in spots} == {1, 2}
+    whole = newest_whole(tmp_path / "spot")
+    seen = lineage(record.root, newest_attempt(tmp_path / "spot", whole), whole)
+    plan = make_plan([phantom_set], record.science.splits, record.science.projections, record.science.seed)
+    assert count(plan, seen, whole) == {"lost": 0, "repeated": 0, "misplaced": 0}
     assert {line["workers"] for line in spots if line["images_seen"] <= 200} == {1}, "an evaluation slot was counted"
 
 

@@ -64,6 +64,7 @@ def test_features_are_those_of_the_encoder_and_a_file_is_its_own_neighbour(
         neighbours(str(tmp_path), str(source), 3)
 
 
+@pytest.mark.slow
 def test_the_benchmark_counts_every_image(ray_here: None, phantom_set: Manifest, tiny: RunSettings) -> None:
     result = benchmark_embed(phantom_set.root.url, tiny.science)
     assert result["images"] == phantom_set.rows

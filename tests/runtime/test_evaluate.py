@@ -122,7 +122,7 @@ def test_a_run_is_watched_while_it_trains(
     monkeypatch.setattr("chexworld_ray.runtime.watch.QUIET", 1.0)
     data, url = phantom_set.root.url, str(tmp_path / "watched")
     runtime = dataclasses.replace(tiny.runtime, keep=2, checkpoint_images=40, probe_images=0)
-    settings = dataclasses.replace(tiny, runtime=runtime)
+    settings = dataclasses.replace(tiny, science=dataclasses.replace(tiny.science, epochs=2), runtime=runtime)
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(pretrain, settings, [data], str(tmp_path), "watched")
         rows = watch(url, data, 2, EvaluationSettings(protocol="knn"))

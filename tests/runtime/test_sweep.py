@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from test_cluster import chexworld, wait_until
 
+from chexworld_ray.cli import main
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
@@ -23,6 +24,7 @@ from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.storage import place
 from chexworld_ray.training import run
 
+KINDS = ["chexworld", "no_action", "local"]
 SMALL = [
     *(
         "--recipe",
@@ -66,33 +68,57 @@ def test_data_without_labels_are_refused_before_any_training(
     assert not where.exists()
 
 
-@pytest.mark.cluster
-@pytest.mark.timeout(600)
-def test_a_killed_sweep_of_two_at_a_time_goes_on_and_ends_in_a_table(phantom_set: Manifest, tmp_path: Path) -> None:
-    """The third run starts when one of the first two has ended; that one is not trained again."""
-    kinds = ["chexworld", "no_action", "local"]
-    words = [
-        *("sweep", *kinds, "--data", phantom_set.root.url, "--storage", str(tmp_path), "--name", "s"),
+def words(data: Manifest, storage: Path) -> list[str]:
+    return [
+        *("sweep", *KINDS, "--data", data.root.url, "--storage", str(storage), "--name", "s"),
         *("--seeds", "1", "--parallel", "2", "--evaluation.protocol", "knn", *SMALL),
     ]
-    first = subprocess.Popen([sys.executable, "-m", "chexworld_ray", *words], start_new_session=True)
+
+
+def table_of_all(folder: Path, printed: str) -> None:
+    """Rows, verdicts and a page of all variants."""
+    rows = read_results(place(str(folder / "s")))
+    assert {row.encoder for row in rows} == {*KINDS, "no_action - chexworld", "local - chexworld"}
+    assert all(row.p_holm is not None for row in rows if "difference" in row.metric)
+    page = (folder / "s" / "comparison.html").read_text()
+    assert all(f"{kind}-0" in page for kind in KINDS)
+    for kind in KINDS[1:]:
+        assert re.search(rf"{kind} +0\.\d+ .*(undecided|better|worse)", printed)
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_two_at_a_time_what_is_not_done_and_ends_in_a_table(
+    ray_here: None, phantom_set: Manifest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One run is complete, as a sweep that was killed has left it."""
+    only = ["pretrain", *("--data", phantom_set.root.url, "--storage", str(tmp_path / "s"), "--name", "chexworld-0")]
+    assert main([*only, *SMALL]) == 0
+    before = (tmp_path / "s" / "chexworld-0" / "metrics.jsonl").stat().st_mtime
+    capfd.readouterr()
+    assert main(words(phantom_set, tmp_path)) == 0
+    told = capfd.readouterr()
+    assert "chexworld-0: trained already" in told.err
+    assert (tmp_path / "s" / "chexworld-0" / "metrics.jsonl").stat().st_mtime == before
+    table_of_all(tmp_path, told.out)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_a_killed_sweep_goes_on(phantom_set: Manifest, tmp_path: Path) -> None:
+    """The third run starts when one of the first two has ended; that one is not trained again."""
+    command = words(phantom_set, tmp_path)
+    first = subprocess.Popen([sys.executable, "-m", "chexworld_ray", *command], start_new_session=True)
     wait_until((tmp_path / "s" / "local-0" / "config.json").exists, "the third run")
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    ended = [kind for kind in kinds[:2] if done(tmp_path, kind)]
+    ended = [kind for kind in KINDS[:2] if done(tmp_path, kind)]
     assert ended
     before = {kind: (tmp_path / "s" / f"{kind}-0" / "metrics.jsonl").stat().st_mtime for kind in ended}
-    again = chexworld(*words)
+    again = chexworld(*command)
     for kind in ended:
         assert f"{kind}-0: trained already" in again.stderr
         assert (tmp_path / "s" / f"{kind}-0" / "metrics.jsonl").stat().st_mtime == before[kind]
-    rows = read_results(place(str(tmp_path / "s")))
-    assert {row.encoder for row in rows} == {*kinds, "no_action - chexworld", "local - chexworld"}
-    assert all(row.p_holm is not None for row in rows if "difference" in row.metric)
-    page = (tmp_path / "s" / "comparison.html").read_text()
-    assert all(f"{kind}-0" in page for kind in kinds)
-    for kind in kinds[1:]:
-        assert re.search(rf"{kind} +0\.\d+ .*(undecided|better|worse)", again.stdout)
+    table_of_all(tmp_path, again.stdout)
 
 
 def done(folder: Path, kind: str) -> bool:

@@ -220,20 +220,19 @@ def test_one_that_became_whole_while_a_worker_looked_is_read_again(
 
 @pytest.mark.slow
 def test_the_one_before_is_used_and_the_end_is_the_same(
-    two: run.Run, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    one: run.Run, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A byte of the newest one has flipped; two workers look at it."""
-    copy = copy_of(two, tmp_path)
+    """A byte of the newest one has flipped, and Ray, which writes its list in place, was killed while it did."""
+    copy = copy_of(one, tmp_path)
     before, last = run.checkpoints(run.load_url(str(copy)).root)[-2:]
     why = flip(Path(last.root.path))
+    (copy / RAY_LIST).write_text((copy / RAY_LIST).read_text()[:-20])
     capfd.readouterr()
-    runtime = dataclasses.replace(tiny.runtime, workers="2", record_seen=True, probe_images=0, tensorboard=False)
-    settings = dataclasses.replace(tiny, runtime=runtime)
-    record = pretrain(settings, [phantom_set.root.url], str(tmp_path), "two")
+    record = pretrain(tiny, [phantom_set.root.url], str(tmp_path), "one")
     said = capfd.readouterr().err
     assert f"{last.root.name} is passed over: {why}" in said
     assert f"going on from {before.position} images seen" in said
     with run.newest_whole(record.root.url) as again:
         assert run.checkpoints(record.root)[-1].position == last.position
-        whole = {name: load_file(Path(two.root.path) / last.root.name / name) for name in (ENCODER, TARGET, PREDICTOR)}
+        whole = {name: load_file(Path(one.root.path) / last.root.name / name) for name in (ENCODER, TARGET, PREDICTOR)}
         assert same_weights(again, whole) == []
