@@ -11,12 +11,14 @@ import operator
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
 
 from chexworld_ray import __version__, recipes
+from chexworld_ray.addresses import masked, refuse_secrets
 from chexworld_ray.commands.analysis import Analyze, Embed, Neighbours
 from chexworld_ray.commands.benchmark import Benchmark
 from chexworld_ray.commands.cluster import Doctor, Drain, Submit
@@ -112,19 +114,24 @@ def _quietly(parse_arguments: Any) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0; 1 where a check failed; 2 with one line for a user's mistake."""
+    """Exit code 0; 1 where a check failed, or for a fault of this program; 2 with one line for a user's mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(__version__)  # noqa: T201
         return 0
     try:
+        for argument in arguments:
+            refuse_secrets(argument)
         return parse(arguments).run() or 0
     except UserError as error:
-        print(f"chexworld: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        print(f"chexworld: {' '.join(masked(str(error)).split())}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("chexworld: interrupted; the same command goes on where it stopped", file=sys.stderr)  # noqa: T201
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:  # Python would print it too, but with the passwords of what it was doing
+        print(masked(traceback.format_exc()), end="", file=sys.stderr)  # noqa: T201
+        return 1
     return 0

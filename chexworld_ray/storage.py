@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from chexworld_ray.addresses import masked, refuse_secrets
 from chexworld_ray.errors import UserError
 
 # S3-compatible servers answer a read of a part with the checksum of the whole object, or refuse checksummed writes;
@@ -31,7 +32,6 @@ _S3_OPTIONS: dict[str, Any] = {
 }
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _NO_BUCKET = re.compile(r"(?i)bucket does not exist|NoSuchBucket")
-_USER_INFO = re.compile(r"://[^/@]+@")
 
 
 class StorageError(UserError):
@@ -75,11 +75,7 @@ def place(url: str) -> Place:
     Raises:
         UserError: the URL carries a secret, or no file system opens it.
     """
-    if _USER_INFO.search(url):
-        raise UserError(
-            f"{_USER_INFO.sub('://***@', url)}: a URL with a user name or password would end up in config files "
-            "and logs; set the credentials in the environment instead (AWS_ACCESS_KEY_ID, …)"
-        )
+    refuse_secrets(url)
     try:
         fs, path = fsspec.core.url_to_fs(url, **(_S3_OPTIONS if url.startswith("s3://") else {}))
     except (ValueError, ImportError) as error:
@@ -132,7 +128,7 @@ def _told(url: Place, *passed: type[OSError]) -> Iterator[None]:
 
 def _refusal(error: Exception) -> str | None:
     """What is wrong with the store, as its clients tell it; None where one file is the matter."""
-    said = " ".join(str(error).split())[:200]
+    said = " ".join(masked(str(error)).split())[:200]
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & _NO_CREDENTIALS:
         return f"no credentials ({said}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"

@@ -1,7 +1,7 @@
 """What a cluster needs beside training: submit, doctor, drain. Arguments only; the work is imported inside `run`."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
 import tyro
@@ -74,9 +74,10 @@ class Doctor:
     """Print one JSON object on stdout."""
 
     def run(self) -> int:
+        from chexworld_ray.addresses import masked
         from chexworld_ray.runtime.doctor import examine, failed
 
-        found = examine(self.storage)
+        found = [(machine, replace(check, said=masked(check.said))) for machine, check in examine(self.storage)]
         if self.json:
             json_line({"checks": [{"machine": machine} | asdict(check) for machine, check in found]})
         else:

@@ -6,6 +6,7 @@ import socket
 import sys
 from dataclasses import dataclass
 
+from chexworld_ray.addresses import masked
 from chexworld_ray.config import Runtime
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.seclusion import seclude, seclusion, without_keys
@@ -31,8 +32,8 @@ _DEFAULT_ENVIRONMENT = {
 
 
 def say(message: str) -> None:
-    """A line for the user: everything but a final JSON object goes to stderr."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+    """A line for the user, passwords in addresses masked: everything but a final JSON object goes to stderr."""
+    print(masked(message), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def connect(*addresses: str | None) -> None:

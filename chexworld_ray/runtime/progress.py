@@ -9,6 +9,8 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from chexworld_ray.addresses import masked
+
 POLL_SECONDS = 0.5
 
 
@@ -58,7 +60,7 @@ class Display:
         if "fatal" in record:
             self.fatal = record["fatal"]
         elif "message" in record:
-            self._console.print(record["message"], highlight=False, soft_wrap=True)
+            self._console.print(masked(record["message"]), highlight=False, soft_wrap=True)
         elif self._live is not None and self._task is not None:
             self._live.update(self._task, description=_figures(record), completed=record["images_seen"])
         else:

@@ -15,6 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import chexworld_ray
+from chexworld_ray.addresses import masked, refuse_secrets
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.cluster import say
 
@@ -27,12 +28,15 @@ ENDED = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
 def submit(words: Sequence[str], address: str | None, *, wait: bool) -> int:
     """Run `chexworld WORDS…` as a job; a job with the same purpose that still runs is followed instead.
 
-    Logs go to stdout. Returns the exit code: 0 where the job succeeded, or was not waited for.
+    A cluster shows the command of a job to whoever may look: none is sent with a secret. Logs go to stdout.
+    Returns the exit code: 0 where the job succeeded, or was not waited for.
 
     Raises:
-        UserError: the cluster can't be reached or wants a token, the upload is too large, or a job with the same
-            purpose runs with other arguments.
+        UserError: a word carries a secret, the cluster can't be reached or wants a token, the upload is too large, or a
+            job with the same purpose runs with other arguments.
     """
+    for word in [*words, address or ""]:
+        refuse_secrets(word)
     url = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     entrypoint = shlex.join(["python", "-m", "chexworld_ray", *words])
     try:
@@ -106,7 +110,7 @@ async def _follow(client: JobSubmissionClient, name: str) -> int:
 
 
 def _told(url: str, error: Exception) -> str:
-    said = " ".join(str(error).split())
+    said, url = " ".join(masked(str(error)).split()), masked(url)
     if "token" in said.lower() or "401" in said or "403" in said:
         return f"{url} wants a token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH), the head's own"
     return f"{url}: no Ray dashboard answers there ({said[:200]}); --address http://HEAD:8265, or forward the port"

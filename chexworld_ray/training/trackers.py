@@ -6,18 +6,17 @@ goes on in the same one.
 """
 
 import importlib.util
-import re
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from chexworld_ray.addresses import masked
 from chexworld_ray.config import TrackerKind, flat
 from chexworld_ray.errors import UserError
 from chexworld_ray.storage import Place, exists, read_json, write_json
 
 IDENTITY = "tracker.json"
 PROJECT = "chexworld_ray"
-_USER = re.compile(r"//[^/@\s]+@")  # who, and with which password, in an address
 
 
 class Tracker(Protocol):
@@ -117,7 +116,7 @@ class Tracking:
         try:
             act()
         except Exception as error:  # each tracker has its own, and none is worth a run
-            said = _USER.sub("//", f"{type(error).__name__}: {error}")[:200]
+            said = masked(f"{type(error).__name__}: {error}")[:200]
             self._say(f"{self._kind} is given up until the next start: {said}")
             self._tracker = None
 
