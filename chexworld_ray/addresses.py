@@ -31,6 +31,7 @@ _SECRET_FIELD = re.compile(rf"(?i)[?&;#]{_NAME}=")
 
 def masked(text: str) -> str:
     """Text for a user's eyes, a log or another program: without what its addresses hold of passwords and signatures."""
+    text = _QUERY.sub(lambda query: query[0][0] + MASK, text)
     kept, at = [], 0
     while found := _BEGIN.search(text, at):
         kept.append(text[at : found.end()])
@@ -39,7 +40,7 @@ def masked(text: str) -> str:
         if hidden:
             kept.append(MASK)
             at += hidden
-    return _QUERY.sub(lambda query: query[0][0] + MASK, "".join([*kept, text[at:]]))
+    return "".join([*kept, text[at:]])
 
 
 def refuse_secrets(address: str) -> None:
@@ -51,8 +52,8 @@ def refuse_secrets(address: str) -> None:
     found = _secret(address) or _secret(unquote(address))
     if found:
         raise UserError(
-            f"{_shown(address, found)}: an address with a {found} would end up in config files and logs, and on "
-            "the cluster; set the credentials in the environment instead (AWS_ACCESS_KEY_ID, AZURE_STORAGE_SAS_TOKEN, …)"
+            f"{_shown(address, found)}: an address with a {found} would end up in config files and logs, and on the "
+            "cluster; set the credentials in the environment instead (AWS_ACCESS_KEY_ID, AZURE_STORAGE_SAS_TOKEN, …)"
         )
 
 
