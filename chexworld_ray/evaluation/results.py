@@ -20,6 +20,7 @@ from chexworld_ray.evaluation.statistics import (
     metrics_of,
 )
 from chexworld_ray.metrics.bootstrap import Interval, holm
+from chexworld_ray.shards.lock import RESULTS, in_turn
 from chexworld_ray.shards.parquet import read_table, write_table
 from chexworld_ray.storage import Place, exists
 
@@ -256,6 +257,16 @@ def leading(rows: Sequence[ResultRow]) -> list[ResultRow]:
     """Of each task with several labels the mean over them, else its label: what is read first."""
     means = {row.task.split("/")[0] for row in rows if is_mean(row.task)}
     return [row for row in rows if is_mean(row.task) or row.task.split("/")[0] not in means]
+
+
+def add_results(out: Place, rows: Sequence[ResultRow]) -> None:
+    """Put rows into results.parquet, in the place of those that they replace; of several writers each in its turn.
+
+    Raises:
+        UserError: another version wrote it, or others are at it for minutes.
+    """
+    with in_turn(out, RESULTS):
+        write_results(out, merge(read_results(out), rows))
 
 
 def write_results(out: Place, rows: Sequence[ResultRow]) -> None:

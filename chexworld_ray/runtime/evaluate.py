@@ -12,8 +12,9 @@ from typing import Any
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation import results
 from chexworld_ray.evaluation.features import PROJECTIONS
-from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, merge, read_results, result_rows, write_results
+from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, result_rows
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.evaluation.tasks import Task, parse_tasks
 from chexworld_ray.evaluation.trial import NEEDS, Trial
@@ -75,7 +76,7 @@ def add_results(
         UserError: there is nothing that can be evaluated.
     """
     rows = result_rows(score(subjects, tasks, manifest, settings, out))
-    write_results(out, merge(read_results(out), rows))
+    results.add_results(out, rows)
     return rows
 
 

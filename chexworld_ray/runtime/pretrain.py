@@ -15,6 +15,7 @@ from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.runtime.job import Job
 from chexworld_ray.runtime.progress import following
 from chexworld_ray.runtime.reservation import release
+from chexworld_ray.shards.lock import PRETRAIN, locked
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import Place
@@ -23,6 +24,7 @@ from chexworld_ray.training.checkpoint_files import position_of
 from chexworld_ray.training.trackers import require
 
 RAY_LIST = "checkpoint_manager_snapshot.json"
+DRIVER = "_driver"  # the lock of the one that drives the run, while it does
 
 
 def pretrain(
@@ -33,8 +35,8 @@ def pretrain(
     A run without one goes on from `resume_from` (a run, or one of its checkpoints), where that is given.
 
     Raises:
-        UserError: no data, a name taken by other settings, a request that can never be placed, or a checkpoint that
-            is gone.
+        UserError: no data, a name taken by other settings or by a pretrain that runs, a request that can never be
+            placed, or a checkpoint that is gone.
     """
     require(settings.runtime.tracker)
     manifests = [load_manifest(url) for url in data]
@@ -45,32 +47,47 @@ def pretrain(
     # a tracker may keep its artifacts in a cloud
     connect(*([*data, storage_url, science.init, resume_from] if settings.runtime.tracker is None else []))
     placement = place_workers(settings.runtime)
-    listed = _listed(root)
-    _refuse_lost(root, listed)
-    _remove_orphans(root, listed)
-    release(root)
+    stored = ray_storage(storage_url)
     if resume_from is not None:
         resume_from = run.compatible(resume_from, settings.science, manifests)
-    record = run.open_or_create(root, settings, manifests, plan.rows)
-    for note in placement.notes:
-        say(note)
-    say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")
-    board = new_board()
-    job = Job(settings, [m.url for m in manifests], plan, record.pixels, root.url, resume_from, total, board)
+    with locked(root / DRIVER, PRETRAIN):
+        listed = _listed(root)
+        _refuse_lost(root, listed)
+        _remove_orphans(root, listed)
+        release(root)
+        record = run.open_or_create(root, settings, manifests, plan.rows)
+        for note in placement.notes:
+            say(note)
+        say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")
+        job = Job(settings, [m.url for m in manifests], plan, record.pixels, root.url, resume_from, total, new_board())
+        _fit(job, RunConfig(name=name, **stored, **_patience(settings.runtime)), placement.resources)
+    return record
+
+
+def _patience(runtime: Runtime) -> dict[str, Any]:
+    """What a run survives, what it keeps, and what Ray says of it."""
+    return {
+        "failure_config": FailureConfig(max_failures=runtime.max_failures, max_preemption_failures=-1),
+        "checkpoint_config": CheckpointConfig(num_to_keep=runtime.keep),
+        "logging_config": LoggingConfig(log_level="ERROR"),
+    }
+
+
+def _fit(job: Job, config: RunConfig, resources: dict[str, float]) -> None:
+    """Train to the end, and show how far it is.
+
+    Raises:
+        UserError: a worker met a user's mistake, or training diverged.
+    """
+    runtime = job.settings.runtime
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if settings.runtime.gpu else "gloo", timeout_s=300),
-        scaling_config=_scaling(settings.runtime, placement.resources),
-        run_config=RunConfig(
-            name=name,
-            **ray_storage(storage_url),
-            failure_config=FailureConfig(max_failures=settings.runtime.max_failures, max_preemption_failures=-1),
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.runtime.keep),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
+        torch_config=TorchConfig(backend="nccl" if runtime.gpu else "gloo", timeout_s=300),
+        scaling_config=_scaling(runtime, resources),
+        run_config=config,
     )
-    with following(board, total) as display:
+    with following(job.board, job.total) as display:
         try:
             trainer.fit()
         except Exception as error:
@@ -80,7 +97,6 @@ def pretrain(
             raise UserError(f"{told}; the same command goes on from the newest checkpoint") from None
     if display.fatal is not None:
         raise UserError(display.fatal)
-    return record
 
 
 def train_loop(config: dict[str, Any]) -> None:

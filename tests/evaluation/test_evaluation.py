@@ -1,5 +1,6 @@
 """Results on scores whose answer is known."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import feature_table, load_features
 from chexworld_ray.evaluation.results import (
     ScoredTrial,
+    add_results,
     headlines,
     merge,
     read_results,
@@ -200,6 +202,18 @@ def test_a_label_with_classes_has_an_accuracy() -> None:
     assert less["here/kind", "accuracy"].value == pytest.approx((right.sum() - 1) / 60)
     assert ("here/kind=1", "auroc") in found
     assert ("here/kind", "auroc") not in found
+
+
+def test_writers_of_results_at_once_lose_no_rows(tmp_path: Path) -> None:
+    """As of `evaluate` from several machines, and of `--watch` beside it. What was there before stays too."""
+    out = place(str(tmp_path))
+    rows = result_rows([scored("s", seen, 0, 2.0) for seen in (0, 100)])
+    before, parts = rows[:2], [rows[at : at + 1] for at in range(2, 12)]
+    write_results(out, before)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(lambda part: add_results(out, part), parts))
+    assert sorted(map(repr, read_results(out))) == sorted(map(repr, rows[:12]))
+    assert [file.name for file in tmp_path.iterdir()] == ["results.parquet"]
 
 
 def test_results_of_another_version_are_refused(tmp_path: Path) -> None:

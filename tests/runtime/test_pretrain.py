@@ -24,9 +24,11 @@ from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.reports.html import write_report
 from chexworld_ray.runtime.analyze import analyze
 from chexworld_ray.runtime.evaluate import evaluate
-from chexworld_ray.runtime.pretrain import pretrain
+from chexworld_ray.runtime.pretrain import DRIVER, pretrain
+from chexworld_ray.shards.lock import PRETRAIN, locked
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import make_plan
+from chexworld_ray.storage import place
 from chexworld_ray.training import run
 from chexworld_ray.training.run import Run
 from chexworld_ray.training.seen import lineage
@@ -81,11 +83,14 @@ def test_all_pages_read_well_in_a_browser(one: Run, phantom_set: Manifest, tmp_p
     looked_at([Path(page) for page in pages], tmp_path)
 
 
-def test_a_name_of_other_settings_is_refused(
+def test_a_name_of_other_settings_or_of_a_pretrain_that_runs_is_refused(
     one: Run, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
 ) -> None:
+    """And while a driver lives, no other one goes in."""
+    copy = copy_of(one, tmp_path)
+    with pytest.raises(UserError, match="another pretrain writes there"), locked(place(str(copy)) / DRIVER, PRETRAIN):
+        pretrain(tiny, [phantom_set.root.url], str(tmp_path), "one")
     other = dataclasses.replace(tiny, science=dataclasses.replace(tiny.science, seed=7))
-    copy_of(one, tmp_path)
     with pytest.raises(UserError, match="seed: 0 -> 7"):
         pretrain(other, [phantom_set.root.url], str(tmp_path), "one")
 

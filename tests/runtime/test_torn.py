@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime import worker
 from chexworld_ray.runtime.job import Job
-from chexworld_ray.runtime.pretrain import RAY_LIST, _listed, _remove_orphans, pretrain
+from chexworld_ray.runtime.pretrain import DRIVER, RAY_LIST, _listed, _remove_orphans, pretrain
+from chexworld_ray.shards.lock import PRETRAIN, locked
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import place, write_bytes, write_json
 from chexworld_ray.training import checkpoint, run
@@ -222,14 +225,22 @@ def test_one_that_became_whole_while_a_worker_looked_is_read_again(
 def test_the_one_before_is_used_and_the_end_is_the_same(
     one: run.Run, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A byte of the newest one has flipped, and Ray, which writes its list in place, was killed while it did."""
+    """A byte of the newest one has flipped, and Ray, which writes its list in place, was killed while it did, and the
+    driver, which leaves its lock.
+    """
     copy = copy_of(one, tmp_path)
     before, last = run.checkpoints(run.load_url(str(copy)).root)[-2:]
     why = flip(Path(last.root.path))
     (copy / RAY_LIST).write_text((copy / RAY_LIST).read_text()[:-20])
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with locked(place(str(copy)) / DRIVER, PRETRAIN) as lock:
+        pass
+    write_json(lock.file, lock.owner | {"pid": dead.pid, "beat": 3})
     capfd.readouterr()
     record = pretrain(tiny, [phantom_set.root.url], str(tmp_path), "one")
     said = capfd.readouterr().err
+    assert not (copy / DRIVER).exists()
     assert f"{last.root.name} is passed over: {why}" in said
     assert f"going on from {before.position} images seen" in said
     with run.newest_whole(record.root.url) as again:

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards import lock as locks
-from chexworld_ray.shards.lock import LockLost, locked
+from chexworld_ray.shards.lock import PRETRAIN, RESULTS, LockLost, in_turn, locked
 from chexworld_ray.storage import children, place, read_json, remove, write_json
 
 HOLD = (
@@ -33,6 +34,33 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists(), "an ingest that ends leaves no lock behind"
     with locked(folder):
         pass
+
+
+def test_each_comes_in_its_turn_and_says_what_it_is(tmp_path: Path) -> None:
+    """Of ten at once none goes in while another is there; one that is killed in there keeps nobody out."""
+    folder = place(str(tmp_path))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder.path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=rf"another pretrain .*process {holder.pid}.*--name"), locked(folder, PRETRAIN):
+        pass
+    with pytest.raises(UserError, match="another evaluation writes there"), in_turn(folder, RESULTS, patience=0.0):
+        pass
+    holder.kill()
+    holder.wait()
+    inside: list[int] = []
+
+    def enter(number: int) -> int:
+        with in_turn(folder, RESULTS):
+            inside.append(number)
+            seen = len(inside)
+            assert children(folder), "its own lock is there"
+            inside.remove(number)
+        return seen
+
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(enter, range(10))) == [1] * 10
+    assert children(folder) == []
 
 
 def test_a_killed_ingest_holds_nothing(tmp_path: Path) -> None:
