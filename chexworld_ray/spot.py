@@ -5,14 +5,19 @@ Sources: AWS "Spot Instance interruption notices" with IMDSv2, GCP "Preemptible 
 """
 
 import json
+import socket
+import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from chexworld_ray.errors import UserError
 
 ENDPOINTS = {
     "aws": "http://169.254.169.254",
@@ -21,7 +26,8 @@ ENDPOINTS = {
 }
 SHORTEST_NOTICE = 30.0  # s: what GCP and Azure promise, where no time is told
 TOKEN_SECONDS = 21_600  # how long an IMDSv2 token lives, at most
-TIMEOUT = 5.0  # s for an answer: the server is on the machine itself
+TIMEOUT = 5.0  # s for a whole answer: the server is on the machine itself
+LARGEST = 2**18  # bytes of an answer
 AZURE_API = "2020-07-01"
 
 
@@ -100,10 +106,13 @@ class AzureMetadata:
                 self._name = ""
                 raise MetadataError(f"no name of this machine (status {status})")
         address = f"{self.endpoint}/metadata/scheduledevents?api-version={AZURE_API}"
+        events = _object(*_ask(address, {"Metadata": "true"})).get("Events", [])
+        if not (isinstance(events, list) and all(isinstance(event, dict) for event in events)):
+            raise MetadataError("answers with Events that are no list of objects")
         found = [
             Notice(_http_date(event.get("NotBefore")), f"Azure {event['EventType']}")
-            for event in _object(*_ask(address, {"Metadata": "true"})).get("Events", [])
-            if event.get("EventType") in ("Preempt", "Terminate") and self._name in event.get("Resources", [])
+            for event in events
+            if event.get("EventType") in ("Preempt", "Terminate") and self._name in (event.get("Resources") or ())
         ]
         return min(found, key=lambda notice: notice.deadline, default=None)
 
@@ -113,7 +122,18 @@ KINDS: dict[str, Callable[[str], Metadata]] = {"aws": AwsMetadata, "gcp": GcpMet
 
 
 def metadata(cloud: str, endpoint: str | None) -> Metadata:
-    """The metadata server of a cloud (aws, gcp, azure), at its own address or at another."""
+    """The metadata server of a cloud (aws, gcp, azure), at its own address or at another.
+
+    Raises:
+        UserError: that is not an address of a server.
+    """
+    try:
+        parts = urlsplit(endpoint or ENDPOINTS[cloud])
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(f"--endpoint {endpoint}: http://HOST:PORT, please")
     return KINDS[cloud]((endpoint or ENDPOINTS[cloud]).rstrip("/"))
 
 
@@ -136,23 +156,44 @@ def wait_for_notice(server: Metadata, poll_seconds: float, say: Callable[[str], 
 
 
 def _ask(url: str, headers: dict[str, str], method: str = "GET") -> tuple[int, str]:
-    request = urllib.request.Request(url, headers=headers, method=method)
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({})
-    )  # never through a proxy: it is not its machine
+    """Status and text. Never through a proxy, for the server is on the machine itself, and never to another place."""
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection, late = kind(parts.netloc, timeout=TIMEOUT), threading.Event()
     try:
-        with opener.open(request, timeout=TIMEOUT) as answer:
-            return answer.status, answer.read().decode(errors="replace")
-    except urllib.error.HTTPError as error:
-        return error.code, ""
-    except OSError as error:
-        raise MetadataError(f"can't be reached ({error})") from None
+        connection.connect()
+        end = threading.Timer(TIMEOUT, _cut, (connection.sock, late))
+        end.daemon = True
+        end.start()
+        try:
+            connection.request(method, urlunsplit(("", "", parts.path, parts.query, "")), headers=headers)
+            answer = connection.getresponse()
+            data = answer.read(LARGEST + 1)
+        finally:
+            end.cancel()
+    except (OSError, HTTPException, ValueError) as error:
+        said = f"no whole answer in {TIMEOUT:g} s" if late.is_set() else f"can't be reached ({error})"
+        raise MetadataError(said) from None
+    finally:
+        connection.close()
+    if late.is_set():
+        raise MetadataError(f"no whole answer in {TIMEOUT:g} s")
+    if len(data) > LARGEST:
+        raise MetadataError(f"answers with more than {LARGEST} bytes")
+    return answer.status, data.decode(errors="replace") if answer.status == 200 else ""
+
+
+def _cut(connected: socket.socket, late: threading.Event) -> None:
+    """What comes too late comes no more: a timeout of the socket alone would begin anew with each byte."""
+    late.set()
+    with suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _object(status: int, text: str) -> dict[str, Any]:
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if status != 200 or not isinstance(record, dict):
         raise MetadataError(f"answers {status} {text[:60]!r}")

@@ -1,16 +1,19 @@
 """The three clouds' metadata protocols, spoken by a real server on loopback."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from chexworld_ray import spot
+from chexworld_ray.errors import UserError
 from chexworld_ray.spot import MetadataError, metadata, wait_for_notice
 
 Answer = tuple[int, str]
@@ -121,6 +124,98 @@ def test_azure_tells_of_other_machines_and_other_events_too() -> None:
     assert found.deadline == DEADLINE
     assert begun is not None
     assert begun.deadline > time.time()
+
+
+@contextmanager
+def hostile(send: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that does as it likes with each connection."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                taken, _ = listening.accept()
+            except OSError:
+                return
+            with taken, suppress(OSError):
+                taken.recv(4096)
+                send(taken)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
+
+
+def drip(begin: bytes, drop: bytes) -> Callable[[socket.socket], None]:
+    """Never silent for as long as a timeout of one read, and never done."""
+
+    def send(taken: socket.socket) -> None:
+        taken.sendall(begin)
+        while True:
+            taken.sendall(drop)
+            threading.Event().wait(0.02)
+
+    return send
+
+
+def endless(taken: socket.socket) -> None:
+    taken.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        taken.sendall(b"TRUE" * 10_000)
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
+@pytest.mark.parametrize(
+    ("send", "words"),
+    [
+        (drip(b"HTTP/1.1 200 OK\r\n\r\n", b" "), "no whole answer"),
+        (drip(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\nTRUE", b" "), "no whole answer"),
+        (drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"), "no whole answer"),
+        (endless, f"more than {spot.LARGEST} bytes"),
+    ],
+    ids=["body that drips", "body of a length", "headers that drip", "body without an end"],
+)
+def test_an_answer_without_an_end_is_cut(
+    cloud: str, send: Callable[[socket.socket], None], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spot, "TIMEOUT", 0.3 if words == "no whole answer" else 60.0)
+    with hostile(send) as url, pytest.raises(MetadataError, match=words):
+        metadata(cloud, url).notice()
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
+def test_a_redirect_is_not_followed(cloud: str) -> None:
+    asked: list[str] = []
+
+    def elsewhere(_: str, path: str, __: dict[str, str]) -> Answer:
+        asked.append(path)
+        return 200, "TRUE"
+
+    with serving(elsewhere) as other:
+        text = f"HTTP/1.1 302 Found\r\nLocation: {other}/computeMetadata/v1/instance/preempted\r\n\r\nTRUE"
+        with hostile(lambda taken: taken.sendall(text.encode())) as url, pytest.raises(MetadataError, match="302"):
+            metadata(cloud, url).notice()
+    assert asked == []
+
+
+@pytest.mark.parametrize("endpoint", ["file:///etc/passwd", "ftp://host", "http://", "metadata", "http://host:port"])
+def test_what_is_no_server_is_one_line(endpoint: str) -> None:
+    with pytest.raises(UserError, match="--endpoint"):
+        metadata("gcp", endpoint)
+
+
+@pytest.mark.parametrize("answer", ['{"Events": 5}', '{"Events": [7]}', "[" * 100_000, "[]", '{"Events": {}}'])
+def test_odd_answers_are_told_of(answer: str) -> None:
+    """Neither an end of watching nor a notice; a name or a token with a line break goes into no header either."""
+    with serving(lambda *_: (200, answer)) as url, pytest.raises(MetadataError):
+        metadata("azure", url).notice()
+    with serving(lambda *_: (200, f"a\r\n{answer}")) as url, pytest.raises(MetadataError):
+        metadata("aws", url).notice()
 
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
