@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from chexworld_ray.analysis.layout import EDGES
 from chexworld_ray.analysis.outcome import HeatMap, Outcome
@@ -67,6 +68,9 @@ def _capacity(axis: Axes, outcome: Outcome) -> None:
         axis.plot(np.arange(1, len(shares) + 1), np.maximum(shares, 1e-9), label=name)
     axis.set_xscale("log")
     axis.set_yscale("log")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")  # its own writes formulas, which no figure of ours reads
+        side.set_minor_formatter(NullFormatter())
     axis.set_xlabel("dimension, by variance")
     axis.set_ylabel("share of the variance")
     axis.legend(fontsize=8)

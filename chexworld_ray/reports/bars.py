@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, leading
 from chexworld_ray.evaluation.sweep import verdict
 from chexworld_ray.reports.figures import to_svg
+from chexworld_ray.reports.labels import short
 from chexworld_ray.reports.text import asked
 
 COLOURS = {"better": "#2a7f4f", "worse": "#b3402e", "undecided": "#8a94a6"}
@@ -59,7 +60,7 @@ def _differences(axis: Axes, rows: Sequence[ResultRow], variants: Sequence[str])
 
 
 def _rule(axis: Axes, variants: Sequence[str]) -> None:
-    axis.set_yticks(range(len(variants)), variants)
+    axis.set_yticks(range(len(variants)), [short(name) for name in variants])
     axis.set_ylim(-0.6, len(variants) - 0.4)
     axis.tick_params(labelsize=8)
     axis.grid(axis="x", alpha=0.3)

@@ -2,6 +2,7 @@
 
 import html
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from chexworld_ray.evaluation.results import ResultRow, leading
+from chexworld_ray.reports.labels import short
 
 matplotlib.use("Agg")
 
@@ -45,17 +48,31 @@ COMPARED_CURVES = (
 
 def to_svg(figure: Figure, told: str) -> str:
     """An SVG element without its XML header; `told` is for who does not see it."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
+    text = _saved(figure, format="svg", metadata={"Date": None}).decode()
     return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(told)}"', 1)
 
 
 def to_png(figure: Figure) -> bytes:
     """A picture file."""
+    return _saved(figure, format="png", dpi=90)
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    """Names are text, whatever they hold: no formula in $…$, no endless line, no complaint about a missing glyph."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for text in figure.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_parse_math(False)
+            text.set_text(short(text.get_text()))
+        figure.savefig(buffer, **options)
     return buffer.getvalue()
+
+
+def legend_name(name: str) -> str:
+    """Matplotlib leaves out of legends what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def training_curves(records: Sequence[dict[str, Any]]) -> str:
@@ -91,7 +108,7 @@ def compared_curves(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str
         for name, found in runs:
             for points in _lines(found, [record]).values():
                 colour = f"C{names.index(name) % 10}"
-                axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.1, marker=".", label=name)
+                axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.1, marker=".", label=legend_name(name))
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
