@@ -218,7 +218,32 @@ def children(url: Place) -> list[Place]:
 
 
 def files_below(url: Place) -> list[Place]:
-    """All files below a folder, by path."""
+    """All files below a folder that can be listed, by path."""
+    return listed_below(url)[0]
+
+
+def listed_below(url: Place) -> tuple[list[Place], dict[Place, str]]:
+    """All files below a folder, by path; and the folders there that can't be listed, with what the system says.
+
+    Raises:
+        StorageError: the store can't be reached or refuses; this folder itself can't be listed.
+    """
     with _told(url):
         url.fs.invalidate_cache()
-        return [Place(url.fs, path) for path in sorted(url.fs.find(url.path))]
+        if not url.is_local:
+            return [Place(url.fs, path) for path in sorted(url.fs.find(url.path))], {}
+        files: list[str] = []
+        refused: dict[str, str] = {}
+        due = [url.path]
+        while due:  # fsspec's own walk is silent about what it can't list
+            folder = due.pop()
+            try:
+                entries = url.fs.ls(folder, detail=True)
+            except OSError as error:
+                refused[folder] = error.strerror or type(error).__name__
+                continue
+            files += [entry["name"] for entry in entries if entry["type"] != "directory"]
+            due += [entry["name"] for entry in entries if entry["type"] == "directory"]
+    if url.path in refused and os.path.lexists(url.path):
+        raise StorageError(f"{url.url}: can't be listed: {refused[url.path]}")
+    return [Place(url.fs, path) for path in sorted(files)], {Place(url.fs, f): refused[f] for f in sorted(refused)}

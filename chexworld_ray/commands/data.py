@@ -48,6 +48,10 @@ class Ingest:
     """CSV table of a plain folder, relative to the folder or to where you stand."""
     label_columns: str | None = None
     """Columns that are labels, comma-separated; unset: those whose cells are all 1, 0, -1 or empty."""
+    keep_columns: str | None = None
+    """Columns of the table that may be stored though they look as if they told who a patient is, comma-separated."""
+    keep_paths: bool = False
+    """Store the paths of DICOM files as they are, for they are pseudonymous; unset, keyed hashes stand for them."""
     skip_missing: bool = False
     """Set rows aside whose file is missing, instead of stopping."""
     append: bool = False
@@ -71,21 +75,28 @@ class Ingest:
         from chexworld_ray.runtime.cluster import say
         from chexworld_ray.runtime.ingest import ingest
         from chexworld_ray.shards.ingest import with_prefix
+        from chexworld_ray.shards.source import kept_columns
         from chexworld_ray.shards.sources.registry import read_source
 
-        columns = tuple(self.label_columns.split(",")) if self.label_columns is not None else None
         source = read_source(
-            self.folder, self.dataset, labels=self.labels, label_columns=columns, skip_missing=self.skip_missing
+            self.folder,
+            self.dataset,
+            labels=self.labels,
+            label_columns=tuple(self.label_columns.split(",")) if self.label_columns is not None else None,
+            skip_missing=self.skip_missing,
+            keep_columns=tuple(self.keep_columns.split(",")) if self.keep_columns else (),
         )
         settings = WriteSettings(
             longest_side=self.longest_side,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
             split_seed=self.split_seed,
+            keep_paths=self.keep_paths,
             clean=self.clean,
         )
         manifest = ingest(with_prefix(source, self.prefix) if self.prefix else source, self.out, settings, self.append)
         say(describe_manifest(manifest))
+        say(kept_columns(source))
         if self.json:
             json_line(manifest.summary())
 
@@ -100,6 +111,8 @@ class Inspect:
     """Write a picture (PNG) of crops, actions and masks to this file."""
     recipe: str = "small"
     """Recipe whose views are shown."""
+    originals: str | None = None
+    """Folder that was ingested: print which of its files each keyed hash of a path is, and why it was rejected."""
     check: bool = False
     """Verify hashes, counts, splits and that every image can be decoded."""
     json: bool = False
@@ -117,6 +130,14 @@ class Inspect:
 
             science = recipes.by_name(self.recipe).science
             write_bytes(place(self.views), views_picture(manifest, science))
+        if self.originals is not None:
+            from chexworld_ray.shards.keys import given_key
+            from chexworld_ray.shards.originals import originals
+            from chexworld_ray.shards.source import printable
+            from chexworld_ray.shards.sources.listing import list_files
+
+            for told in originals(manifest, list_files(self.originals), given_key()):
+                sys.stdout.write("\t".join(map(printable, told)) + "\n")
         found: list[str] = []
         if self.check:
             from chexworld_ray.runtime.cluster import say

@@ -111,13 +111,16 @@ def _quiet() -> None:
 
 def user_error(error: BaseException) -> UserError | None:
     """The UserError that a task met, out of what Ray wraps around it."""
+    return next((one for one in causes(error) if isinstance(one, UserError)), None)
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error, what Ray has wrapped it around, and what these came from."""
     seen: list[BaseException] = [error]
     for one in seen:
-        if isinstance(one, UserError):
-            return one
         further = (getattr(one, "cause", None), one.__cause__, one.__context__)
         seen += [deeper for deeper in further if isinstance(deeper, BaseException) and deeper not in seen]
-    return None
+    return seen
 
 
 def total(resource: str) -> float:

@@ -1,7 +1,9 @@
 """Ray Data runs the chunks of an ingest; this file resumes, gathers and publishes."""
 
+import errno
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -11,9 +13,10 @@ import pyarrow.compute as pc
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import new_board
-from chexworld_ray.runtime.cluster import connect, say, user_error
+from chexworld_ray.runtime.cluster import causes, connect, say, user_error
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.duplicates import Duplicate
+from chexworld_ray.shards.identify import hides_path, rejected_aside
 from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
 from chexworld_ray.shards.ingest import Chunk, check_patients, fingerprint, make_chunks, settle, unsqueeze
 from chexworld_ray.shards.keys import IngestKey, ingest_key
@@ -30,8 +33,15 @@ from chexworld_ray.shards.writer import SHARD_NAME, drop_rows, write_chunk
 
 WORK = "_ingest"  # lock and records of finished chunks, until the manifest is there
 STATE = "ingest.json"
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 REJECTED_SCHEMA = pa.schema(
-    [("source_path", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("release", pa.int32())]
+    [
+        ("source_path", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("sha256", pa.string()),
+        ("release", pa.int32()),
+    ]
 )
 
 
@@ -44,8 +54,35 @@ def ingest(
 
     Raises:
         UserError: another data set is there, another ingest runs there, a patient stands in two splits, identifiers
-            were hashed with another key, or nothing could be read.
+            were hashed with another key, a disk is full, or nothing could be read.
     """
+    with _full_disk_told():
+        return _ingest(source, out_url, settings, append, watch)
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """A disk that is full, of the driver or of a worker, is told in one line.
+
+    Raises:
+        UserError: a disk is full or read-only.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        from ray.exceptions import OutOfDiskError
+
+        for one in causes(error):
+            if isinstance(one, OutOfDiskError) or (isinstance(one, OSError) and one.errno in NO_ROOM):
+                what = (one.strerror if isinstance(one, OSError) else None) or "no space left on Ray's disk"
+                where = f"{one.filename}: " if isinstance(one, OSError) and one.filename else ""
+                raise UserError(f"{where}{what}; make room, then start again: what is done is kept") from None
+        raise
+
+
+def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool, watch: Stopwatch | None) -> Manifest:
     out = storage.place(out_url)
     check_patients(source)
     chunks = make_chunks(source, settings)
@@ -213,8 +250,9 @@ def _publish(
     new = pa.concat_tables([IMAGE_SCHEMA.empty_table(), *(record.images for record in records)])
     kept, drops = settle(pa.concat_tables([earlier, new]), earlier.num_rows, settings.clean.near_duplicates)
     files = _without(drops, [file for record in records for file in record.files], settings, out)
-    rejected = source.set_aside + [reject for record in records for reject in record.rejected]
-    rejected += [Reject(drop.source_path, drop.reason, drop.detail) for drop in drops]
+    aside = [rejected_aside(one, key.pseudonyms, settings) for one in source.set_aside]
+    rejected = aside + [reject for record in records for reject in record.rejected]
+    rejected += [Reject(drop.source_path, drop.reason, drop.detail, drop.sha256) for drop in drops]
     _write_rejected(before, rejected)
     if not files and not before.files:
         reasons = sorted({f"{reject.reason} ({reject.detail})" for reject in rejected})
@@ -222,7 +260,7 @@ def _publish(
     assert kept.num_rows + len(rejected) == source.found, "an image got lost"
     counts = Counter(reject.reason for reject in rejected)
     release = Release(mark, source.found, kept.num_rows, dict(sorted(counts.items())), source.ignored)
-    keyed = any(record.keyed for record in records)
+    keyed = any(record.keyed for record in records) or any(hides_path(one, False, settings) for one in source.set_aside)
     key_record = KeyRecord(key.pseudonyms.fingerprint, key.random) if keyed else None
     result = manifests.add_release(before, release, files, kept, source.columns, key_record)
     manifests.publish(result)

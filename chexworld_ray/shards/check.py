@@ -36,7 +36,10 @@ def problems(manifest: Manifest) -> list[str]:
     tables = [table for _, table in checked if table is not None]
     if tables:
         everyone = pa.concat_tables(tables)
-        found += [f"patient {patient!r} stands in more than one split" for patient in leaking_patients(everyone)]
+        found += [
+            f"a patient stands in more than one split: images {one!r} and {other!r}"
+            for one, other in leaking_patients(everyone)
+        ]
         ids = Counter(everyone["image_id"].to_pylist())
         found += [f"image id {name!r} stands in {count} rows" for name, count in sorted(ids.items()) if count > 1]
     return found + list(_check_rejected(manifest))

@@ -11,7 +11,6 @@ import pydicom
 from pydicom import config
 from pydicom.dataset import FileMetaDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
-from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
 
 from chexworld_ray.shards.decode import (
@@ -22,27 +21,18 @@ from chexworld_ray.shards.decode import (
     grey_and_colour,
     stretch_to_uint8,
 )
-from chexworld_ray.shards.identity import MIN_NAME, HeaderIds
+from chexworld_ray.shards.header import BODY_PARTS, MODALITIES, header_ids, syntax_name, term
+from chexworld_ray.shards.identity import HeaderIds
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MODALITIES = {"CR", "DX", "DR", "RG"}
+RADIOGRAPHS = {"CR", "DX", "DR", "RG"}
 CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "RIB", "PORT CHEST")
 MIN_WINDOW_CONTRAST = 8.0  # grey levels; a window that leaves less is a wrong window
 MAX_WINDOW_CLIPPED = 0.75  # part of the image that a window may turn all black or all white
-_IDENTIFIERS = (
-    "PatientID",
-    "AccessionNumber",
-    "PatientBirthDate",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "OtherPatientIDs",
-)
 # what pydicom raises where a window or a lookup table is damaged
 _UNUSABLE_TABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)
-_AFTER_PATIENT = Tag(0x0011, 0)
 
 # what pydicom has to say about a header quotes the header
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -56,12 +46,12 @@ def decode_dicom(data: bytes, max_megapixels: float) -> Decoded:
         decode.Rejected: other modality or body part, no or damaged pixels, no decoder for the transfer syntax. Its
             `header` has the identifiers, its details never quote them.
     """
-    ids = HeaderIds(readable=False)
+    ids = HeaderIds()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
-            ids = _header_ids(header)
+            ids = header_ids(header)
             return _decode(header, ids, max_megapixels)
     except Rejected as rejected:
         rejected.header = ids
@@ -95,30 +85,15 @@ def _decode(header: "Dataset", ids: HeaderIds, max_megapixels: float) -> Decoded
     return Decoded(pixels_HW, flags=flags, header=ids, view=str(header.get("ViewPosition", "")) or None)
 
 
-def _header_ids(header: "Dataset") -> HeaderIds:
-    def text(keyword: str) -> str:
-        return str(header.get(keyword, "") or "").strip()
-
-    names = text("PatientName").replace("^", " ").replace("=", " ").replace(",", " ").casefold().split()
-    return HeaderIds(
-        patient=text("PatientID") or None,
-        study=text("StudyInstanceUID") or None,
-        exact=tuple(sorted({value for keyword in _IDENTIFIERS if (value := text(keyword))})),
-        names=tuple(sorted({name for name in names if len(name) >= MIN_NAME})),
-        # else the file breaks off before it tells whom it is about
-        readable=max(header.keys(), default=Tag(0, 0)) >= _AFTER_PATIENT,
-    )
-
-
 def _check_content(header: "Dataset", max_megapixels: float) -> None:
     if "PixelData" not in header:
         raise Rejected("no pixel data")
     modality = str(header.get("Modality", ""))
-    if modality not in MODALITIES:
-        raise Rejected("modality", f"{modality[:16] or 'unknown'}, not one of {', '.join(sorted(MODALITIES))}")
+    if modality not in RADIOGRAPHS:
+        raise Rejected("modality", f"{term(modality, MODALITIES)}, not one of {', '.join(sorted(RADIOGRAPHS))}")
     body_part = str(header.get("BodyPartExamined", "") or "").upper()
     if body_part and not any(word in body_part for word in CHEST_WORDS):
-        raise Rejected("body part", f"{body_part[:16]}, not chest")
+        raise Rejected("body part", f"{term(body_part, BODY_PARTS)}, not chest")
     try:
         frames = int(header.get("NumberOfFrames", 1) or 1)
         rows, columns = int(header.Rows), int(header.Columns)
@@ -140,9 +115,8 @@ def _pixels(header: "Dataset") -> np.ndarray:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # each decoder plug-in raises its own kinds; one in Rust panics past Exception
-        name = getattr(syntax, "name", syntax)
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Rejected("pixel data can't be decoded", f"transfer syntax {name}: {said}") from None
+        raise Rejected("pixel data can't be decoded", f"transfer syntax {syntax_name(syntax)}: {said}") from None
 
 
 def _window(header: "Dataset", stored_HW: np.ndarray) -> np.ndarray:

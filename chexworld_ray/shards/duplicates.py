@@ -18,6 +18,7 @@ class Duplicate:
     file: str
     reason: str
     detail: str
+    sha256: str
 
 
 def find_duplicates(images: pa.Table, earlier: int, near: int | None) -> list[Duplicate]:
@@ -29,14 +30,14 @@ def find_duplicates(images: pa.Table, earlier: int, near: int | None) -> list[Du
     rank = _ranks(images, earlier)
     keeper = _exact(images["sha256"], rank)
     dropped = keeper != np.arange(images.num_rows)
-    names, paths, files = (images[name] for name in ("image_id", "source_path", "file"))
+    names, paths, files, digests = (images[name] for name in ("image_id", "source_path", "file", "sha256"))
     why = {int(row): ("duplicate", names[int(keeper[row])].as_py()) for row in np.flatnonzero(dropped)}
     if near is not None:
         for row, kept, distance in _near(images["phash"], rank, ~dropped, near):
             if row >= earlier and row not in why and kept not in why:
                 why[row] = "near duplicate", f"{names[kept].as_py()} ({distance} of {HASH_BITS} bits)"
     return [
-        Duplicate(names[row].as_py(), paths[row].as_py(), files[row].as_py(), *reason)
+        Duplicate(names[row].as_py(), paths[row].as_py(), files[row].as_py(), *reason, digests[row].as_py())
         for row, reason in sorted(why.items())
     ]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from chexworld_ray.hashing import uniform
-from chexworld_ray.shards.identity import HeaderIds, Pseudonyms
+from chexworld_ray.shards.identity import MIN_INSIDE, HeaderIds, Pseudonyms
 from chexworld_ray.shards.settings import WriteSettings
-from chexworld_ray.shards.source import TRAIN_VAL, SourceRow, printable
+from chexworld_ray.shards.source import TRAIN_VAL, Reject, SetAside, SourceRow, printable
 
 _PATIENT_FOLDER = re.compile(r"(?i)^(?:patient|pat|subject|sub|p)[-_ ]?\d+$")
 
@@ -45,35 +45,36 @@ class Identity:
 
 
 def identify(row: SourceRow, header: HeaderIds | None, key: Pseudonyms, settings: WriteSettings) -> Identity:
-    """Names of an image, its patient and study; what a DICOM header tells is replaced by keyed hashes.
+    """Names of an image, its patient and study; what a DICOM header or its path tells is replaced by keyed hashes.
 
     The patient is the table's, else the header's, else that of a folder named like a patient, else the image itself.
-    The split is drawn from the owner's id, so that it does not depend on the key.
+    The split is drawn from the owner's id, so that it does not depend on the key. `header` is None for no DICOM.
     """
-    header = header or HeaderIds()
     folder = next((part for part in row.path.split("/")[:-1] if _PATIENT_FOLDER.match(part)), None)
-    owner = printable(row.patient_id or header.patient or folder or row.image_id)
+    owner = printable(row.patient_id or (header.patient if header else None) or folder or row.image_id)
     split = row_split(row, owner, settings)
-    if row.published or header == HeaderIds():
+    hidden = hides_path(row, header is not None, settings)
+    if row.published or (header is None and not hidden):
         path = printable(row.path)
         return Identity(row.image_id, path, row.dataset, owner, row.study_id, split, row.meta, keyed=False)
-    hidden = header.in_path(row.path) or header.in_path(row.image_id)
+    told = header or HeaderIds()
 
-    def hide(kind: str, value: str, of_header: bool = False) -> str:
-        return key.name(kind, value) if of_header or header.in_text(value) else value
+    def hide(kind: str, value: str, surely: bool = False) -> str:
+        return key.name(kind, value) if surely or told.in_text(value) else value
 
     meta: dict[str, float | str] = {
-        name: hide("meta", value) if isinstance(value, str) else value for name, value in row.meta.items()
+        name: hide("meta", value, hidden and _repeats_path(value, row.path)) if isinstance(value, str) else value
+        for name, value in row.meta.items()
     }
     dataset = hide("dataset", row.dataset)
-    patient = hide("patient", owner, row.patient_id is None and (header.patient is not None or hidden))
-    study = row.study_id or header.study
+    patient = hide("patient", owner, row.patient_id is None and (told.patient is not None or hidden))
+    study = row.study_id or told.study
     if study is not None:
         study = hide("study", study, row.study_id is None)
     before = (row.dataset, owner, row.study_id, row.meta)
     return Identity(
         key.path(row.image_id) if hidden else row.image_id,
-        source_path(row, header, key),
+        key.path(row.path) if hidden else printable(row.path),
         dataset,
         patient,
         study,
@@ -83,7 +84,27 @@ def identify(row: SourceRow, header: HeaderIds | None, key: Pseudonyms, settings
     )
 
 
-def source_path(row: SourceRow, header: HeaderIds | None, key: Pseudonyms) -> str:
-    """The row's path, or a keyed hash and the suffix where it tells an identifier, or may."""
-    told = header is not None and not row.published and header.in_path(row.path)
-    return key.path(row.path) if told else printable(row.path)
+def hides_path(row: SourceRow | SetAside, dicom: bool, settings: WriteSettings) -> bool:
+    """Whether a keyed hash stands for a row's path: a DICOM file's, or one among such, unless the user keeps them."""
+    return not settings.keep_paths and not row.published and (dicom or row.among_dicom)
+
+
+def _repeats_path(text: str, path: str) -> bool:
+    """Whether a cell holds a path, its folders or the name of its file."""
+    folders, _, name = path.rpartition("/")
+    stem = name.rpartition(".")[0]
+    inside = [part for part in (path, name, stem) if len(part) >= MIN_INSIDE and part in text]
+    return bool(inside) or (bool(folders) and text.strip("/") == folders)
+
+
+def rejected_row(
+    row: SourceRow, dicom: bool, why: tuple[str, str], digest: str | None, key: Pseudonyms, settings: WriteSettings
+) -> Reject:
+    """A file that could not be used, as it may be written; `why` is reason and detail, `digest` the file's sha256."""
+    return Reject(key.path(row.path) if hides_path(row, dicom, settings) else printable(row.path), *why, digest)
+
+
+def rejected_aside(one: SetAside, key: Pseudonyms, settings: WriteSettings) -> Reject:
+    """What never came to a decoder, as it may be written."""
+    hidden = hides_path(one, False, settings)
+    return Reject(key.path(one.source_path) if hidden else printable(one.source_path), one.reason, one.detail)

@@ -52,17 +52,20 @@ def check_patients(source: Source) -> None:
     """Refuse a table in which a patient stands in two splits.
 
     Raises:
-        UserError: names the first such patient and how many there are.
+        UserError: says how many there are, and the first two rows, but not who it is.
     """
-    splits: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in source:
+    first: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    for at, row in enumerate(source):
         if row.split:
-            splits[row.dataset, row.patient_id or row.image_id].add(row.split)
-    leaks = sorted(patient for patient, names in splits.items() if len(names) > 1)
+            first[row.dataset, row.patient_id or row.image_id].setdefault(row.split, at)
+    leaks = [splits for splits in first.values() if len(splits) > 1]
     if leaks:
-        words = " and ".join(sorted(splits[leaks[0]])).replace(TRAIN_VAL, "train")
+        rows = [
+            f"row {source.number(at)} ({'train' if name == TRAIN_VAL else name})"
+            for name, at in min(leaks, key=lambda splits: sorted(splits.values())[1]).items()
+        ]
         raise UserError(
-            f"{len(leaks)} patients stand in more than one split, first {leaks[0][1]!r} in {words}; "
+            f"{len(leaks)} patients stand in more than one split, the first in {' and '.join(rows[:2])}; "
             "put each patient into one split, or leave the column `split` out"
         )
 
@@ -110,7 +113,8 @@ def settle(images: pa.Table, earlier: int, near: int | None) -> tuple[pa.Table, 
     for row in new.filter(pa.array([name in old_ids for name in new["image_id"].to_pylist()], pa.bool_())).to_pylist():
         if row["image_id"] not in dropped:
             detail = "an earlier release has another image of this id; ingest with --prefix"
-            drops.append(Duplicate(row["image_id"], row["source_path"], row["file"], "id taken", detail))
+            names = (row["image_id"], row["source_path"], row["file"])
+            drops.append(Duplicate(*names, "id taken", detail, row["sha256"]))
     gone = {(drop.file, drop.image_id) for drop in drops}
     pairs = zip(new["file"].to_pylist(), new["image_id"].to_pylist(), strict=True)
     kept = new.filter(pa.array([pair not in gone for pair in pairs], pa.bool_()))
@@ -119,21 +123,24 @@ def settle(images: pa.Table, earlier: int, near: int | None) -> tuple[pa.Table, 
 
 
 def check_leaks(images: pa.Table) -> None:
-    """Refuse images (dataset, patient_id, split) of which a patient stands in two splits.
+    """Refuse images (image_id, dataset, patient_id, split) of which a patient stands in two splits.
 
     Raises:
-        UserError: names the first such patient and how many there are.
+        UserError: says how many there are, and two images of the first, but not who it is.
     """
     leaks = leaking_patients(images)
     if leaks:
+        one, other = leaks[0]
         raise UserError(
-            f"{len(leaks)} patients stand in more than one split, first {leaks[0]!r}; give the patient in the table, "
-            "or leave its column `split` out; in an added release use the owner's splits of the first"
+            f"{len(leaks)} patients stand in more than one split, first that of images {one!r} and {other!r}; "
+            "give the patient in the table, or leave its column `split` out; in an added release use the owner's "
+            "splits of the first"
         )
 
 
-def leaking_patients(images: pa.Table) -> list[str]:
-    """Patients with images in several splits, by name."""
-    patients = images.group_by(["dataset", "patient_id"]).aggregate([("split", "count_distinct")])
-    several = patients.filter(pa.array(np.asarray(patients["split_count_distinct"]) > 1))
-    return sorted(several["patient_id"].to_pylist())
+def leaking_patients(images: pa.Table) -> list[tuple[str, str]]:
+    """Two images, in different splits, of each patient with images in several."""
+    by_split = images.group_by(["dataset", "patient_id", "split"]).aggregate([("image_id", "min")])
+    patients = by_split.group_by(["dataset", "patient_id"]).aggregate([("split", "count"), ("image_id_min", "list")])
+    several = patients.filter(pa.array(np.asarray(patients["split_count"]) > 1))
+    return sorted((names[0], names[1]) for names in map(sorted, several["image_id_min_list"].to_pylist()))

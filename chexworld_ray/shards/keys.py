@@ -30,20 +30,27 @@ class IngestKey:
             self.kept_in.unlink(missing_ok=True)
 
 
+def given_key() -> Pseudonyms | None:
+    """CHEXWORLD_PATIENT_KEY; None where it is not set.
+
+    Raises:
+        UserError: the variable is set and empty.
+    """
+    given = os.environ.get(KEY_VARIABLE)
+    if given is not None and not given.strip():
+        raise UserError(f"{KEY_VARIABLE} is empty; unset it, or put a secret of at least {SHORT_KEY} characters there")
+    return None if given is None else Pseudonyms(given.encode())
+
+
 def ingest_key(out_url: str) -> IngestKey:
     """CHEXWORLD_PATIENT_KEY; else a random key, readable by its owner only, in the user's state directory.
 
     Raises:
         UserError: the variable is set and empty.
     """
-    given = os.environ.get(KEY_VARIABLE)
-    if given is not None:
-        if not given.strip():
-            raise UserError(
-                f"{KEY_VARIABLE} is empty; unset it, or put a secret of at least {SHORT_KEY} characters there"
-            )
+    if (given := given_key()) is not None:
         short = f"{KEY_VARIABLE} is short and can be guessed; make one with `openssl rand -hex 32`"
-        return IngestKey(Pseudonyms(given.encode()), False, note=short if len(given) < SHORT_KEY else None)
+        return IngestKey(given, False, note=short if len(given.key) < SHORT_KEY else None)
     folder = Path(platformdirs.user_state_dir("chexworld_ray", appauthor=False))
     file = folder / f"{hashlib.sha256(out_url.encode()).hexdigest()[:32]}.key"
     try:

@@ -58,6 +58,7 @@ class WriteSettings:
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
+    keep_paths: bool = False
     clean: CleanSettings = field(default_factory=CleanSettings)
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ text is what a chunk's fingerprint is made of and what travels to the worker tha
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -13,6 +14,27 @@ from chexworld_ray.shards.schema import Columns
 
 TRAIN_VAL = "train_val"
 """A row's split where the owner's files leave it to the user which training patients validate."""
+
+
+_DICOM_NAME = re.compile(r"(?i)dicomdir|.*\.(?:dcm|dicom|dic|dc3|ima)|\d+(?:\.\d+){3,}|[a-z]{0,4}[-_]?\d+")
+_PICTURE_NAME = re.compile(r"(?i).*\.(?:png|jpe?g?|jfif|tiff?|bmp|gif|webp|jp2|jpx|j2k)")
+_KNOWN_SUFFIX = re.compile(r"(?i).+(\.(?:dcm|dicom|dic|dc3|ima|png|jpe?g?|jfif|tiff?|bmp|gif|webp|jp2|jpx|j2k))")
+
+
+def named_like_dicom(path: str) -> bool:
+    """Whether archives name DICOM files like this: by suffix, by a UID, by a number without a suffix."""
+    return _DICOM_NAME.fullmatch(path.rsplit("/", 1)[-1]) is not None
+
+
+def named_like_picture(path: str) -> bool:
+    """Whether a file's suffix is that of a picture."""
+    return _PICTURE_NAME.fullmatch(path.rsplit("/", 1)[-1]) is not None
+
+
+def known_suffix(path: str) -> str:
+    """The suffix of a file, lower case, if it says what kind of image it is; any other may be part of a name."""
+    found = _KNOWN_SUFFIX.fullmatch(path.rsplit("/", 1)[-1])
+    return found[1].lower() if found else ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,8 @@ class SourceRow:
     """How the file is to be read; JSRT's raw files say nothing about themselves."""
     published: bool = False
     """Identifiers are pseudonyms that the owner of a public data set published, and are kept."""
+    among_dicom: bool = False
+    """Files of its folder or table are named like DICOM: its path may tell who it is, even if it is a picture."""
 
 
 _DEFAULTS = {
@@ -90,11 +114,24 @@ def unpack(text: bytes) -> SourceRow:
 
 @dataclass(frozen=True)
 class Reject:
-    """An image that was set aside, and why."""
+    """An image that was set aside, and why, as it may be written."""
 
     source_path: str
     reason: str
     detail: str = ""
+    sha256: str | None = None
+    """Of the file, where it could be read: who has it can find it without a key."""
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A row or folder that never comes to a decoder, and why; its path is the owner's, not yet fit to be written."""
+
+    source_path: str
+    reason: str
+    detail: str
+    among_dicom: bool = False
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,15 +141,47 @@ class Source:
     root: str
     packed: list[bytes]
     columns: Columns
-    set_aside: list[Reject] = field(default_factory=list)
-    """Rows whose file is missing."""
+    set_aside: list[SetAside] = field(default_factory=list)
+    """Rows whose file is missing or one of whose cells is bad, and folders that can't be listed."""
     ignored: dict[str, int] = field(default_factory=dict)
     """Files that are no candidates, by kind: csv, txt, mask, hidden, unlisted …"""
+    numbers: tuple[int, ...] = ()
+    """Where each packed row stands among the owner's, from 1."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """Column of the shards → column of the table that it was, where their names differ."""
 
     @property
     def found(self) -> int:
-        """Rows of the tables, or candidate files: each is accepted or rejected."""
+        """Rows of the tables, or candidate files, and folders that can't be listed: each is accepted or rejected."""
         return len(self.packed) + len(self.set_aside)
+
+    def number(self, at: int) -> int:
+        """Where the packed row at an index stands among the owner's rows, from 1."""
+        return self.numbers[at] if len(self.numbers) == len(self.packed) else at + 1
 
     def __iter__(self) -> Iterator[SourceRow]:
         return map(unpack, self.packed)
+
+
+def kept_columns(source: Source) -> str:
+    """What is stored of the rows, under which name, and of how many; columns of a table beside their new names."""
+    rows = list(source)
+
+    def told(column: str, count: int, kind: str = "") -> str:
+        origin = source.origin.get(column, "")
+        shown = f"{column}{kind}" + (f" from {origin}" if origin not in ("", column) else "")
+        return f"{shown if shown.isprintable() else ascii(shown)} {count}"
+
+    fixed = ("patient_id", "study_id", "view", "split", "boxes", "landmarks")
+    counts = {name: sum(bool(getattr(row, name)) for row in rows) for name in fixed}
+    lines = [", ".join([told("image_id", len(rows)), *(told(name, count) for name, count in counts.items() if count)])]
+    groups = {
+        "labels": [told(name, sum(name in row.labels for row in rows)) for name in source.columns.labels],
+        "masks": [told(f"mask_{name}", sum(name in row.masks for row in rows)) for name in source.columns.masks],
+        "meta data": [
+            told(f"meta_{name}", sum(name in row.meta for row in rows), f" ({kind})")
+            for name, kind in source.columns.meta
+        ],
+    }
+    lines += [f"{group}: {', '.join(names)}" for group, names in groups.items() if names]
+    return f"columns kept, and of how many of {source.found} images: " + "; ".join(lines)

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chexworld_ray.shards.decode import Rejected
-from chexworld_ray.shards.identify import source_path
+from chexworld_ray.shards.identify import rejected_row
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord
 from chexworld_ray.shards.row import Stopwatch, shard_row
 from chexworld_ray.shards.schema import Columns, projection
 from chexworld_ray.shards.settings import WriteSettings
-from chexworld_ray.shards.source import Reject, SourceRow, printable
+from chexworld_ray.shards.source import Reject, SourceRow, named_like_picture, printable
 from chexworld_ray.storage import Place, exists, fetch, remove, resolve, write_bytes
 
 SHARD_NAME = re.compile(r"[\w.-]+-(?:frontal|lateral|unknown)-\d{2,}-\d{5,}\.parquet")
@@ -60,14 +60,17 @@ def write_chunk(
             reading_seconds.append(time.thread_time() - began)
 
     for row, reading in _ahead(rows, read):
+        data = None
         try:
             with watch.on("wait"):
                 data = reading.result()
             record, image = shard_row(row, data, read, columns, settings, key, watch)
         except Rejected as reason:
-            shown = source_path(row, reason.header, key)
-            keyed += shown != printable(row.path)
-            rejected.append(Reject(shown, reason.reason, reason.detail))
+            # what no decoder has read may be a DICOM file, unless it is named like a picture
+            dicom = reason.header is not None or not named_like_picture(row.path)
+            digest = None if data is None else hashlib.sha256(data).hexdigest()
+            rejected.append(rejected_row(row, dicom, (reason.reason, reason.detail), digest, key, settings))
+            keyed += rejected[-1].source_path != printable(row.path)
             continue
         group = record["split"], projection(record["view"])
         groups[group].append(record)

@@ -19,10 +19,12 @@ from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.runtime import ingest as ingests
 from chexworld_ray.runtime.ingest import ingest
 from chexworld_ray.runtime.ingest_benchmark import benchmark_ingest
-from chexworld_ray.shards.identity import KEY_VARIABLE
+from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
 from chexworld_ray.shards.manifest import Manifest, load
+from chexworld_ray.shards.originals import originals
 from chexworld_ray.shards.settings import CleanSettings, WriteSettings
 from chexworld_ray.shards.source import Source
+from chexworld_ray.shards.sources.listing import list_files
 from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.storage import place
 from chexworld_ray.training import run
@@ -130,7 +132,8 @@ def test_nothing_is_lost_of_the_bad_files(
 ) -> None:
     folder: Path = request.getfixturevalue(files)
     source, out = read_source(str(folder)), tmp_path / "out"
-    manifest = ingest(source, str(out), WriteSettings(clean=CleanSettings(near_duplicates=8)))
+    settings = WriteSettings(keep_paths=True, clean=CleanSettings(near_duplicates=8))
+    manifest = ingest(source, str(out), settings)
     rejected = rejected_of(out)
     assert manifest.rows + len(rejected) == source.found == 27
     assert manifest.summary()["ignored"] == {"csv": 1, "md": 1}
@@ -220,10 +223,11 @@ def test_no_identifier_leaves_the_decoder(
     rows = rows_of(manifest)
     assert len(rows) == 3
     assert len({row["patient_id"] for row in rows}) == 2
-    assert {row["source_path"] for row in rows} >= {"x/2.dcm", "x/3.dcm"}
-    (path,) = rejected_of(tmp_path / "out")
-    assert len(path) == 28
-    assert path.endswith(".dcm")
+    key = Pseudonyms(b"a secret of the hospital")
+    assert {row["source_path"] for row in rows} >= {key.path("x/2.dcm"), key.path("x/3.dcm")}
+    assert set(rejected_of(tmp_path / "out")) == {key.path("MRN-0042-7781/1.dcm")}
+    found = originals(manifest, list_files(str(tmp_path / "in")), key)
+    assert (key.path("MRN-0042-7781/1.dcm"), "MRN-0042-7781/1.dcm", "body part") in set(found)
     assert manifest.key is not None
     assert not manifest.key.random
     monkeypatch.setenv(KEY_VARIABLE, "another secret, just as long")

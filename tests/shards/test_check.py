@@ -80,7 +80,9 @@ def test_a_patient_in_two_splits_is_found(folder: Path) -> None:
     other = next(file for file in load(str(folder)).files if file.split == "test")
     stranger = pq.read_table(folder / other.path)["patient_id"][0].as_py()
     spoil(folder, replaced("patient_id", lambda ids: [stranger, *ids[1:]]))
-    assert problems(load(str(folder))) == [f"patient {stranger!r} stands in more than one split"]
+    (line,) = problems(load(str(folder)))
+    assert line.startswith("a patient stands in more than one split: images ")
+    assert stranger not in line
 
 
 def test_lost_and_changed_files_are_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

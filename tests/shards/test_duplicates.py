@@ -89,5 +89,5 @@ def test_the_hash_tells_copies_from_other_images() -> None:
 def test_a_patient_in_two_splits_is_refused_after_the_headers_are_read() -> None:
     images = table([("a", "1", "train"), ("b", "2", "test")]).to_pylist()
     images = pa.Table.from_pylist([row | {"patient_id": "p"} for row in images], schema=IMAGE_SCHEMA)
-    with pytest.raises(UserError, match="1 patients stand in more than one split, first 'p'"):
+    with pytest.raises(UserError, match="1 patients stand in more than one split, first that of images 'a' and 'b'"):
         settle(images, 0, None)

@@ -75,10 +75,10 @@ def test_columns_are_told_apart(folder: Path) -> None:
 
 
 def test_tables_come_with_marks_blanks_and_quotes(folder: Path) -> None:
-    text = 'path,note,boxes,\na.png, "two\nlines" ,"[{""label"": ""x"", ""x"": 1, ""y"": 2, ""w"": 3, ""h"": 4}]",\n'
+    text = 'path,kind,boxes,\na.png, "two\nlines" ,"[{""label"": ""x"", ""x"": 1, ""y"": 2, ""w"": 3, ""h"": 4}]",\n'
     (folder / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.replace(' "two\nlines" ', '"two\nlines"').encode())
     (row,) = read(folder)
-    assert row.meta == {"note": "two\nlines"}
+    assert row.meta == {"kind": "two\nlines"}
     assert row.boxes == [{"label": "x", "x": 1, "y": 2, "w": 3, "h": 4}]
 
 
@@ -98,7 +98,7 @@ def test_label_columns_override(folder: Path) -> None:
         ("path\na.png\na.png\n", "rows 1 and 2 name the same image 'a.png'"),
         ("path\na.png\ngone.png\n", "1 of 2 rows name files that are not there, first gone.png .row 2"),
         ("path,landmarks\na.png,{\n", "not a JSON list"),
-        ("path,split\na.png,../x\n", "line 2: split '../x'"),
+        ("path,split\na.png,../x\n", "line 2: the split is not a word"),
     ],
 )
 def test_a_wrong_table_is_one_clear_line(folder: Path, text: str, words: str) -> None:
@@ -122,14 +122,15 @@ def test_missing_rows_can_be_set_aside_and_count_as_found(folder: Path) -> None:
 
 
 def test_a_table_for_an_owners_layout_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="--labels and --label-columns are for plain folders"):
+    with pytest.raises(UserError, match="--labels, --label-columns and --keep-columns are for plain folders"):
         read_source(str(folder), "nih14", labels="labels.csv")
 
 
 def test_a_patient_in_two_splits_is_refused(folder: Path) -> None:
-    table(folder, "path,patient,split\na.png,p1,train\nb.PNG,p1,test\n")
-    with pytest.raises(UserError, match="'p1' in test and train"):
+    table(folder, "path,patient,split\na.png,p1-JaneDoe,train\ndeep/c.png,p2,val\nb.PNG,p1-JaneDoe,test\n")
+    with pytest.raises(UserError, match=r"the first in row 1 \(train\) and row 3 \(test\)") as caught:
         check_patients(read_source(str(folder), labels="labels.csv"))
+    assert "JaneDoe" not in str(caught.value), "a message ends up in logs"
 
 
 def test_chunks_name_bad_files_and_go_on(folder: Path, tmp_path: Path) -> None:

@@ -2,22 +2,26 @@
 
 Release, licence, citation: the user's own. Columns: `path|image|file`; `patient_id|patient`; `source|dataset`;
 `study_id|study`; `split`; `view`; `mask` (lungs) and `mask_<organ>`, paths; `boxes` and `landmarks`, JSON lists. Of the
-others, those whose cells are all 1, 0, -1 or empty are labels, the rest is meta data. Without a table, files named like
-masks (in a folder `masks`, or `…_mask.png`) and files of other kinds (text, tables, archives) are counted, not read.
+others, those whose cells are all 1, 0, -1 or empty are labels, the rest is meta data; columns that may tell who a
+patient is are refused. Without a table, files named like masks (in a folder `masks`, or `…_mask.png`) and files of
+other kinds (text, tables, archives) are counted, not read.
 """
 
-import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
 
 import pyarrow as pa
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns, Meta
-from chexworld_ray.shards.source import MaskSource, Source, SourceRow, printable
-from chexworld_ray.shards.sources.listing import Listing, collect, kind_of
+from chexworld_ray.shards.source import MaskSource, SetAside, Source, SourceRow, named_like_dicom, printable
+from chexworld_ray.shards.sources.cells import BOX_KEYS, LANDMARK_KEYS, BadCell, cell_number, json_list
+from chexworld_ray.shards.sources.listing import BAD_CELL, Listing, collect, kind_of
+from chexworld_ray.shards.sources.private import check_columns
 from chexworld_ray.shards.sources.tables import cells, read_table
 from chexworld_ray.storage import Place, exists, place
 
@@ -31,6 +35,7 @@ ALIASES = {
     "boxes": ("boxes",),
     "landmarks": ("landmarks",),
 }
+STORED_AS_TOLD = ("patient_id", "study_id", "dataset")
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val"} | {
     "validation": "val",
     "dev": "val",
@@ -42,22 +47,29 @@ LABEL_CELLS = {"1", "0", "-1", "1.0", "0.0", "-1.0", ""}
 
 
 def read_folder(
-    listing: Listing, labels: str | None, label_columns: tuple[str, ...] | None, skip_missing: bool
+    listing: Listing,
+    labels: str | None,
+    label_columns: tuple[str, ...] | None,
+    skip_missing: bool,
+    keep_columns: tuple[str, ...] = (),
 ) -> Source:
-    """The rows of a folder.
+    """The rows of a folder. `keep_columns` may be stored, whatever they look like.
 
     Raises:
-        UserError: no images, or a table that can't be read or names missing files.
+        UserError: no images, or a table that can't be read, names missing files or has columns that tell who a patient
+            is.
     """
     if labels is None:
         dataset = listing.root.name or "images"
         names = sorted(path for path in listing.paths if kind_of(path) is None)
-        rows = (SourceRow(image_id=printable(path), path=path, dataset=dataset) for path in names)
+        among = any(named_like_dicom(name) for name in names)
+        rows = (SourceRow(image_id=printable(path), path=path, dataset=dataset, among_dicom=among) for path in names)
         return collect(listing, rows, Columns(), skip_missing, listing.root.url)
     file = _find_table(listing.root, labels)
     table = read_table(file)
-    layout = _Layout(file, table, label_columns)
-    return collect(listing, _rows(listing.root, file, table, layout), layout.columns(), skip_missing, file.url)
+    layout = _Layout(file, table, label_columns, keep_columns)
+    source = collect(listing, _rows(listing.root, file, table, layout), layout.columns(), skip_missing, file.url)
+    return replace(source, origin=layout.origin())
 
 
 def _find_table(folder: Place, labels: str) -> Place:
@@ -74,7 +86,9 @@ def _find_table(folder: Place, labels: str) -> Place:
 class _Layout:
     """Which column of a table means what."""
 
-    def __init__(self, file: Place, table: pa.Table, label_columns: tuple[str, ...] | None) -> None:
+    def __init__(
+        self, file: Place, table: pa.Table, label_columns: tuple[str, ...] | None, keep: tuple[str, ...]
+    ) -> None:
         header = [name for name in table.column_names if not name.startswith("#")]
         self.known: dict[str, str] = {}
         for meaning, names in ALIASES.items():
@@ -83,42 +97,59 @@ class _Layout:
                 self.known[meaning] = found
         if "path" not in self.known:
             raise UserError(f"{file.url}: no column named path, image or file; the columns are {', '.join(header)}")
-        for name in label_columns or ():
-            if name not in header:
-                raise UserError(f"--label-columns: {file.url} has no column {name!r}; it has {', '.join(header)}")
+        for option, columns in (("--label-columns", label_columns or ()), ("--keep-columns", keep)):
+            for name in columns:
+                if name not in header:
+                    raise UserError(f"{option}: {file.url} has no column {name!r}; it has {', '.join(header)}")
         masks = [name for name in header if name == "mask" or name.startswith("mask_")]
         self.masks = {name: "lung" if name == "mask" else name.removeprefix("mask_") for name in masks}
         rest = [name for name in header if name not in {*self.known.values(), *masks}]
-        found_cells = {name: {cell.strip() for cell in table[name].unique().to_pylist()} for name in rest}
+        found_cells = {name: _cells_of(table, name) for name in rest}
         self.labels = tuple(label_columns or (name for name in rest if found_cells[name] <= LABEL_CELLS))
         self.meta: Meta = tuple((name, _kind(found_cells[name])) for name in rest if name not in self.labels)
+        stored = [(name, found_cells[name], True) for name, _ in self.meta]
+        told = [self.known[meaning] for meaning in STORED_AS_TOLD if meaning in self.known]
+        check_columns(file.url, stored + [(name, _cells_of(table, name), False) for name in told], keep)
+        self.among_dicom = any(named_like_dicom(path) for path in _cells_of(table, self.known["path"]))
 
     def columns(self) -> Columns:
         return Columns(self.labels, tuple(self.masks.values()), self.meta)
 
+    def origin(self) -> dict[str, str]:
+        """Column of the shards → column of the table."""
+        known = {"image_id" if meaning == "path" else meaning: name for meaning, name in self.known.items()}
+        return known | {f"mask_{organ}": name for name, organ in self.masks.items()}
 
-def _kind(found: set[str]) -> Literal["number", "text"]:
+
+def _cells_of(table: pa.Table, name: str) -> set[str]:
+    return {cell.strip() for cell in table[name].unique().to_pylist()}
+
+
+def _kind(found: Collection[str]) -> Literal["number", "text"]:
     try:
-        for cell in found - {""}:
-            float(cell)
+        for cell in found:
+            float(cell or 0)
     except ValueError:
         return "text"
     return "number"
 
 
-def _rows(root: Place, file: Place, table: pa.Table, layout: _Layout) -> Iterator[SourceRow]:
+def _rows(root: Place, file: Place, table: pa.Table, layout: _Layout) -> Iterator[SourceRow | SetAside]:
     for line, cell in enumerate(cells(table), start=2):
-        yield _source_row(root, file, line, cell, layout)
+        path = cell[layout.known["path"]].removeprefix("./").removeprefix(root.path.rstrip("/") + "/")
+        if not path:
+            raise UserError(f"{file.url}: line {line}: column {layout.known['path']!r} is empty")
+        split = _split(file, line, cell[layout.known["split"]] if "split" in layout.known else "")
+        try:
+            yield _source_row(path, split, root, cell, layout)
+        except BadCell as bad:
+            yield SetAside(path, BAD_CELL, str(bad), layout.among_dicom)
 
 
-def _source_row(root: Place, table: Place, number: int, cell: Mapping[str, str], layout: _Layout) -> SourceRow:
+def _source_row(path: str, split: str | None, root: Place, cell: Mapping[str, str], layout: _Layout) -> SourceRow:
     def known(meaning: str) -> str | None:
         return cell[layout.known[meaning]] or None if meaning in layout.known else None
 
-    path = known("path")
-    if path is None:
-        raise UserError(f"{table.url}: line {number}: column {layout.known['path']!r} is empty")
-    path = path.removeprefix("./").removeprefix(root.path.rstrip("/") + "/")
     return SourceRow(
         image_id=path,
         path=path,
@@ -126,40 +157,34 @@ def _source_row(root: Place, table: Place, number: int, cell: Mapping[str, str],
         patient_id=known("patient_id"),
         study_id=known("study_id"),
         view=known("view"),
-        split=_split(table, number, known("split")),
+        split=split,
         masks={organ: MaskSource("files", (cell[name],)) for name, organ in layout.masks.items() if cell[name]},
-        labels={name: _number(table, number, name, cell[name]) for name in layout.labels if cell[name]},
-        meta={
-            name: _number(table, number, name, cell[name]) if kind == "number" else cell[name]
-            for name, kind in layout.meta
-            if cell[name]
-        },
-        boxes=_json_list(table, number, "boxes", known("boxes")),
-        landmarks=_json_list(table, number, "landmarks", known("landmarks")),
+        labels={name: cell_number(name, cell[name]) for name in layout.labels if cell[name]},
+        meta=_meta(cell, layout.meta),
+        boxes=json_list("boxes", known("boxes"), "label", BOX_KEYS),
+        landmarks=json_list("landmarks", known("landmarks"), "name", LANDMARK_KEYS),
+        among_dicom=layout.among_dicom,
     )
 
 
-def _split(table: Place, number: int, text: str | None) -> str | None:
-    """train, val, test, or a word of the user's own."""
-    if text is None:
-        return None
-    if not _SPLIT.fullmatch(text):
-        raise UserError(f"{table.url}: line {number}: split {text!r} is not a word of letters, digits, - and _")
-    return SPLIT_WORDS.get(text.lower(), text)
+def _meta(cell: Mapping[str, str], columns: Meta) -> dict[str, float | str]:
+    """Cells of meta data; empty ones, and numbers that are none (`nan`), are left out."""
+    meta: dict[str, float | str] = {}
+    for name, kind in columns:
+        text = cell[name]
+        if kind == "text" and text:
+            meta[name] = text
+        elif text and not math.isnan(float(text)):
+            meta[name] = cell_number(name, text)
+    return meta
 
 
-def _number(table: Place, number: int, name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{table.url}: line {number}: column {name!r} holds {text!r}, not a number") from None
+def _split(table: Place, number: int, text: str) -> str | None:
+    """train, val, test, or a word of the user's own.
 
-
-def _json_list(table: Place, number: int, name: str, text: str | None) -> list[Any]:
-    try:
-        value = json.loads(text) if text else []
-    except ValueError as error:
-        raise UserError(f"{table.url}: line {number}: column {name!r} is not a JSON list: {error}") from None
-    if not isinstance(value, list):
-        raise UserError(f"{table.url}: line {number}: column {name!r} is not a JSON list")
-    return value
+    Raises:
+        UserError: it is no word; says where, but not what stands there.
+    """
+    if text and not _SPLIT.fullmatch(text):
+        raise UserError(f"{table.url}: line {number}: the split is not a word of at most 40 letters, digits, - and _")
+    return SPLIT_WORDS.get(text.lower(), text) if text else None

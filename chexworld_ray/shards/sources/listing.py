@@ -3,18 +3,20 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns
-from chexworld_ray.shards.source import Reject, Source, SourceRow, pack, printable
-from chexworld_ray.storage import Place, exists, files_below, place, resolve
+from chexworld_ray.shards.source import SetAside, Source, SourceRow, named_like_dicom, pack, printable
+from chexworld_ray.shards.sources.cells import row_fault
+from chexworld_ray.storage import Place, exists, listed_below, place, resolve
 
 NOT_IMAGES = frozenset(
     {"csv", "tsv", "gz", "json", "jsonl", "txt", "md", "rst", "pdf", "html", "xml", "yaml", "yml", "parquet", "arrow"}
     | {"npy", "npz", "pt", "xls", "xlsx", "doc", "docx", "py", "ipynb", "log", "zip", "tar", "tgz", "7z", "rar", "db"}
     | {"sqlite", "ini", "cfg", "sha256", "md5"}
 )
+MISSING, BAD_CELL, UNREADABLE_FOLDER = "missing file", "bad table cell", "folder can't be listed"
 _MASK_FOLDER = re.compile(r"(?i)^(?:\w*[-_ ])?masks?$|^(?:left|right|manual)masks?$")
 _MASK_NAME = re.compile(r"(?i)[-_]mask(?:\.[a-z0-9]+)?$")
 
@@ -27,6 +29,8 @@ class Listing:
     paths: frozenset[str]
     by_name: dict[str, list[str]] = field(repr=False)
     """Name without folders → paths."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Folders that can't be listed, with what the system says."""
 
     def find(self, name: str, folder: str | None = None) -> str | None:
         """The first path (by spelling) with this name, in a folder of this name where one is given."""
@@ -57,7 +61,7 @@ def list_files(root_url: str) -> Listing:
     """List a folder.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or it can't be listed.
     """
     root = place(root_url)
     if not exists(root):
@@ -65,11 +69,13 @@ def list_files(root_url: str) -> Listing:
     if not root.fs.isdir(root.path):
         raise UserError(f"{root_url}: not a folder")
     prefix = root.path.rstrip("/") + "/"
-    paths = sorted(file.path.removeprefix(prefix) for file in files_below(root))
+    files, refused = listed_below(root)
+    paths = [file.path.removeprefix(prefix) for file in files]
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
-    return Listing(root, frozenset(paths), by_name)
+    folders = {folder.path.removeprefix(prefix): said for folder, said in refused.items()}
+    return Listing(root, frozenset(paths), by_name, folders)
 
 
 def kind_of(path: str) -> str | None:
@@ -84,45 +90,83 @@ def kind_of(path: str) -> str | None:
     return "mask" if is_mask else None
 
 
-def collect(listing: Listing, rows: Iterable[SourceRow], columns: Columns, skip_missing: bool, table: str) -> Source:
-    """Rows checked against the files: each id once, each file there; the other files counted by kind.
+def collect(
+    listing: Listing, rows: Iterable[SourceRow | SetAside], columns: Columns, skip_missing: bool, table: str
+) -> Source:
+    """Rows checked against the files: each id once, each file there, cells sound; the other files counted by kind.
 
     `table` is what the rows come from, for the error. Files that stand outside the root are looked up one by one.
+    A row with a bad cell is set aside, and so is each folder that can't be listed.
 
     Raises:
         UserError: an id comes twice, a file is missing and `skip_missing` is not set, or nothing is left.
     """
     packed: list[bytes] = []
-    missing: list[Reject] = []
-    first_missing = ""
+    numbers: list[int] = []
+    aside: list[SetAside] = []
     ids: dict[str, int] = {}
     images: set[str] = set()
     masks: set[str] = set()
     for number, row in enumerate(rows, start=1):
-        if ids.setdefault(row.image_id, number) != number:
-            raise UserError(
-                f"{table}: rows {ids[row.image_id]} and {number} name the same image {row.image_id!r}; each has one row"
-            )
+        if isinstance(row, SetAside):
+            aside.append(replace(row, detail=f"{table.rsplit('/', 1)[-1]}, row {number}: {row.detail}"))
+            images.add(row.source_path)
+            continue
+        _check_once(ids, row, number, table)
         files = [path for mask in row.masks.values() if mask.kind == "files" for path in mask.values]
-        absent = [path for path in (row.path, *files) if not _is_there(listing, path)]
         images.add(row.path)
         masks.update(files)
-        if absent:
-            first_missing = first_missing or f"{absent[0]} (row {number})"
-            missing.append(Reject(printable(row.path), "missing file", printable(absent[0])))
+        if (why := _why_aside(listing, row, files, number, table)) is not None:
+            aside.append(why)
         else:
             packed.append(pack(row))
-    if missing and (not skip_missing or not packed):
-        raise UserError(
-            f"{table}: {len(missing)} of {len(ids)} rows name files that are not there, first {first_missing}; "
-            "correct the table, or set such rows aside with --skip-missing"
-        )
+            numbers.append(number)
+    _refuse_missing(aside, skip_missing, bool(packed), number_of_rows=len(packed) + len(aside), table=table)
+    aside += _folders(listing, any(named_like_dicom(path) for path in images))
+    if not packed and aside:
+        first = f"{aside[0].reason} ({aside[0].detail})"
+        raise UserError(f"{table}: none of the {len(aside)} images found can be used, first: {first}; correct that")
     if not packed:
         raise UserError(f"{listing.root.url}: no images below this folder")
     kinds: Counter[str] = Counter()
     for path in listing.paths - images:
         kinds["mask" if path in masks else kind_of(path) or "unlisted"] += 1
-    return Source(listing.root.url, packed, columns, missing, dict(sorted(kinds.items())))
+    return Source(listing.root.url, packed, columns, aside, dict(sorted(kinds.items())), tuple(numbers))
+
+
+def _check_once(ids: dict[str, int], row: SourceRow, number: int, table: str) -> None:
+    if ids.setdefault(row.image_id, number) != number:
+        name = "" if row.among_dicom else f" {printable(row.image_id)!r}"
+        raise UserError(f"{table}: rows {ids[row.image_id]} and {number} name the same image{name}; each has one row")
+
+
+def _why_aside(listing: Listing, row: SourceRow, files: list[str], number: int, table: str) -> SetAside | None:
+    """Why a row goes no further; None where it does."""
+    absent = [path for path in (row.path, *files) if not _is_there(listing, path)]
+    if absent:
+        told = f"row {number}" if row.among_dicom else f"{printable(absent[0])} (row {number})"
+        return SetAside(row.path, MISSING, told, row.among_dicom, row.published)
+    if (fault := row_fault(row)) is not None:
+        told = f"{table.rsplit('/', 1)[-1]}, row {number}: {fault}"
+        return SetAside(row.path, BAD_CELL, told, row.among_dicom, row.published)
+    return None
+
+
+def _refuse_missing(
+    aside: list[SetAside], skip_missing: bool, some_left: bool, number_of_rows: int, table: str
+) -> None:
+    missing = [one for one in aside if one.reason == MISSING]
+    if missing and not (skip_missing and some_left):
+        raise UserError(
+            f"{table}: {len(missing)} of {number_of_rows} rows name files that are not there, first "
+            f"{missing[0].detail}; correct the table, or set such rows aside with --skip-missing"
+        )
+
+
+def _folders(listing: Listing, among_dicom: bool) -> list[SetAside]:
+    return [
+        SetAside(folder + "/", UNREADABLE_FOLDER, said, among_dicom) for folder, said in sorted(listing.refused.items())
+    ]
 
 
 def _is_there(listing: Listing, path: str) -> bool:

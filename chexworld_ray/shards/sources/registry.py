@@ -38,17 +38,21 @@ def read_source(
     labels: str | None = None,
     label_columns: tuple[str, ...] | None = None,
     skip_missing: bool = False,
+    keep_columns: tuple[str, ...] = (),
 ) -> Source:
-    """The rows of a data set. `labels` (a table) and `label_columns` are for plain folders.
+    """The rows of a data set. `labels` (a table), `label_columns` and `keep_columns` are for plain folders.
 
     Raises:
         UserError: no such folder, a table that can't be read, missing files, or a table given for an owner's layout.
     """
-    if dataset != "folder" and (labels is not None or label_columns is not None):
+    if dataset != "folder" and (labels is not None or label_columns is not None or keep_columns):
         raise UserError(
-            f"--dataset {dataset} reads its owner's tables; --labels and --label-columns are for plain folders"
+            f"--dataset {dataset} reads its owner's tables; --labels, --label-columns and --keep-columns are for plain "
+            "folders"
         )
+    if labels is None and keep_columns:
+        raise UserError("--keep-columns: names columns of a table; say which one with --labels")
     listing = list_files(root)
     if dataset == "folder":
-        return read_folder(listing, labels, label_columns, skip_missing)
+        return read_folder(listing, labels, label_columns, skip_missing, keep_columns)
     return OWNERS[dataset](listing, skip_missing)

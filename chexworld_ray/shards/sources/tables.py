@@ -1,8 +1,11 @@
 """CSV tables as owners write them: gzipped or not, with a byte-order mark, headers with holes, trailing commas."""
 
+import codecs
 import csv
 import gzip
 import io
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -13,6 +16,8 @@ from chexworld_ray.shards.sources.listing import Listing
 from chexworld_ray.storage import Place, fetch
 
 BATCH = 10_000
+LINE_END = b"\n"
+_COUNTS = re.compile(r".*Expected \d+ columns, got \d+")
 
 
 def read_table(file: Place) -> pa.Table:
@@ -24,10 +29,11 @@ def read_table(file: Place) -> pa.Table:
     try:
         data = fetch(file)
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        names = _header(data)
+        _check_text(file, data)
+        names, lines = _header(file, data)
         table = arrow_csv.read_csv(
             io.BytesIO(data),
-            read_options=arrow_csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),
+            read_options=arrow_csv.ReadOptions(column_names=names, skip_rows=lines, use_threads=False),
             parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, check_utf8=True
@@ -40,23 +46,46 @@ def read_table(file: Place) -> pa.Table:
     return table
 
 
-def _header(data: bytes) -> list[str]:
-    first = data.split(b"\n", 1)[0].decode("utf-8-sig")
-    names = [name.strip() for name in next(csv.reader([first]), [])]
-    taken: set[str] = set()
-    for number, name in enumerate(names):
-        if not name or name in taken:
-            names[number] = f"#{number}"
-        taken.add(names[number])
-    return names
+def _check_text(file: Place, data: bytes) -> None:
+    """Refuse what is no UTF-8 text, without quoting it.
+
+    Raises:
+        UserError: names the encoding, or the line.
+    """
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{file.url}: the table is UTF-16; save it as UTF-8")
+    if (at := data.find(b"\0")) >= 0:
+        raise UserError(f"{file.url}: line {data.count(LINE_END, 0, at) + 1} holds a NUL byte; save the table as UTF-8")
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, byte = data.count(LINE_END, 0, error.start) + 1, data[error.start]
+        raise UserError(f"{file.url}: line {line} is not UTF-8 (byte 0x{byte:02x}); save the table as UTF-8") from None
+
+
+def _header(file: Place, data: bytes) -> tuple[list[str], int]:
+    """Names of the columns, and how many lines they take.
+
+    Raises:
+        UserError: two columns have one name.
+    """
+    lines = (line.decode() for line in io.BytesIO(data.removeprefix(codecs.BOM_UTF8)))
+    reader = csv.reader(lines)
+    names = [" ".join(name.split()) for name in next(reader, [])]
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise UserError(f"{file.url}: {count} columns are named {name!r}; rename or remove all but one")
+    return [name or f"#{number}" for number, name in enumerate(names)], reader.line_num
 
 
 def _said(error: Exception) -> str:
-    """Arrow's message, rows counted as a text editor counts lines."""
+    """Arrow's message, rows counted as a text editor counts lines, without the row that it quotes."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     head, mark, rest = text.partition("Row #")
     number, _, said = rest.partition(":")
-    return f"{head}line {number}:{said}" if mark and number.isdigit() else text
+    text = f"{head}line {number}:{said}" if mark and number.isdigit() else text
+    counted = _COUNTS.match(text)
+    return counted[0] if counted else text
 
 
 def cells(table: pa.Table) -> Iterator[dict[str, str]]:

@@ -1,0 +1,58 @@
+"""Which file stands behind a keyed hash of a path: for the owner, who has the files."""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from chexworld_ray.errors import UserError
+from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
+from chexworld_ray.shards.manifest import REJECTED, Manifest
+from chexworld_ray.shards.parquet import read_table
+from chexworld_ray.shards.reader import read_images
+from chexworld_ray.shards.sources.listing import Listing
+from chexworld_ray.storage import fetch
+
+_HASHED = re.compile(r"[0-9a-f]{24}(?:\.[a-z0-9]{1,5})?")
+
+
+def originals(manifest: Manifest, listing: Listing, key: Pseudonyms | None) -> Iterator[tuple[str, str, str]]:
+    """(path as it is stored, file of the folder, why it was rejected or nothing) of each path that was hashed.
+
+    With the key of the ingest by the paths alone. Without, or where it was a random one that nobody has, by contents:
+    every file is read, copies can't be told apart, and files that could not be read are not found.
+
+    Raises:
+        UserError: the key is not the one that the data set was made with.
+    """
+    stored = _hashed_rows(manifest)
+    if manifest.key is not None and not manifest.key.random and key is not None:
+        if key.fingerprint != manifest.key.fingerprint:
+            raise UserError(f"{manifest.root.url}: ingested with another key than that of {KEY_VARIABLE}")
+        paths = [*listing.paths, *(folder + "/" for folder in listing.refused)]
+        names = {key.path(path): path for path in sorted(paths)}
+        yield from ((path, names[path], reason) for path, reason, _ in stored if path in names)
+        return
+    rows = defaultdict(list)
+    for path, reason, digest in stored:
+        rows[digest].append((path, reason))
+    for file in sorted(listing.paths):
+        try:
+            digest = hashlib.sha256(fetch(listing.root / file)).hexdigest()
+        except OSError:
+            continue
+        yield from ((path, file, reason) for path, reason in rows.get(digest, ()))
+
+
+def _hashed_rows(manifest: Manifest) -> list[tuple[str, str, str | None]]:
+    """(path, reason or nothing, sha256) of all images and rejects whose path was hashed, by path."""
+    images = read_images(manifest).select(["source_path", "sha256"])
+    images = images.append_column("reason", pa.array([""] * images.num_rows, pa.string()))
+    rejected = read_table(manifest.root / REJECTED).select(["source_path", "sha256", "reason"])
+    rows = (row for table in (images, rejected) for row in table.to_pylist())
+    return sorted(
+        ((row["source_path"], row["reason"], row["sha256"]) for row in rows if _HASHED.fullmatch(row["source_path"])),
+        key=lambda row: row[:2],
+    )
