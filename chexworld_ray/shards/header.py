@@ -64,7 +64,7 @@ _OF_MANY = {  # of group 0010, but true of many patients
     "CountryOfResidence",
     "RegionOfResidence",
 }
-_DEEPEST, _MOST = 6, 2000  # sequences in sequences, and values: a header may be made to have no end
+_DEEPEST, _MOST, _LONGEST = 6, 2000, 10_240  # sequences in sequences, values, letters: a header may have no end
 _PRIVATE_ID = re.compile(r"(?=.*\d)[\w^./-]{5,}|.*[^\W\d_]\^.*")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d*(?:[eE][+-]?\d+)?")
 
@@ -117,7 +117,7 @@ def _values(element: "DataElement") -> Iterator[str]:
     if isinstance(value, bytes):
         value = value.rstrip(b"\0 ").decode("ascii", "replace") if len(value) <= 1024 else ""
     for one in value if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue" else (value,):
-        if (text := str(one or "").strip()) and "\ufffd" not in text:
+        if (text := str(one or "").strip()) and len(text) <= _LONGEST and "\ufffd" not in text:
             yield text
 
 

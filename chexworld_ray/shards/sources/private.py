@@ -36,7 +36,7 @@ _NAMES = _words(
 _WORDS = _words(
     """
     mrn mrno ptid patid patno ssn nhs nhsno nhi nir cpf dni nif curp bsn cpr pesel oib egn cnp jmbg aadhaar hkid nric
-    medicare medicaid insurance insurer dob dod bday ddn gebdat mail email phone telephone telefon telefono telefone
+    medicare medicaid insurance insurer dob dod bday ddn gebdatum mail email phone telephone telefon telefono telefone
     cellphone addr adresse direccion endereco indirizzo adres street strasse straat city stadt ciudad ville citta
     zip zipcode postcode plz accession passport mother father spouse guardian employer physician doctor arzt medico
     technologist signature surname forename nickname prenom apellido apellidos nachname vorname cognome sobrenome
@@ -75,8 +75,8 @@ _STUDY_DATE = re.compile(
     r"study|exam|acqui|series|scan|image|content|procedure|visit|follow|untersuch|estudio|etude|aufnahme"
 )
 
-_EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[a-zA-Z]{2,}")
-_PERSON = re.compile(r"[^\W\d_]{2,}\^(?!\d)|\^[^\W\d_]{2,}")
+_EMAIL = re.compile(r"(?<![^\s@])[^\s@]+@[^\s@]+\.[a-zA-Z]{2,}")
+_PERSON = re.compile(r"[^\W\d_]{2}\^(?!\d)|\^[^\W\d_]{2}")
 _COMMA_NAME = re.compile(r"[A-ZÀ-Þ][\w'’-]+, ?(?:(?:Dr|Mr|Mrs|Ms)\.? )?[A-ZÀ-Þ][\w'’.-]*(?: [A-ZÀ-Þ][\w'’.-]*)?")
 _TITLED = re.compile(r"\b(?:Mr|Mrs|Ms|Miss|Herr|Frau|Señora?|Sra?|Mme|Monsieur|Madame|Sig|Signora?)\.? [A-ZÀ-Þ]")
 _SECURITY = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
@@ -86,13 +86,13 @@ _PHONE = re.compile(
 )
 _MONTH = (
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mär|mai|okt|dez|ene|abr|ago|dic|fev|fév|avr|juin|juil|aoû|déc|gen|"
-    r"mag|giu|lug|set|ott)[^\W\d_]*\.?"
+    r"mag|giu|lug|set|ott)[^\W\d_]{0,10}\.?"
 )
 _YEAR = r"(?:18|19|20)\d\d"
 _DATE = re.compile(
     rf"(?i)(?<![\d.-])(?:{_YEAR}[-/. ](?:0?[1-9]|1[0-2])[-/. ](?:0?[1-9]|[12]\d|3[01])(?![\d])"
     rf"|(?:0?[1-9]|[12]\d|3[01])[-/. ](?:0?[1-9]|[12]\d|3[01])[-/. ]{_YEAR}(?!\d)"
-    rf"|(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th|\.)?[ -]{_MONTH}[ ,-]*{_YEAR}"
+    rf"|(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th|\.)?[ -]{_MONTH}[ ,-]{{0,3}}{_YEAR}"
     rf"|{_MONTH} ?(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?,? {_YEAR})"
 )
 _BARE_DATE = re.compile(rf"{_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\.0)?")
