@@ -1,5 +1,6 @@
 """Ingest on Ray Data: complete, resumable, deterministic, appended to, and silent about who is in it."""
 
+import errno
 import os
 import shutil
 import stat
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from bad_files import expectations
 from dicoms import IDENTIFIERS, dicom
+from ray.exceptions import RayTaskError
 
 from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
@@ -285,6 +287,30 @@ def test_when_nothing_can_be_used_the_reasons_are_told(ray_here: None, tmp_path:
     with pytest.raises(UserError, match=r"none of the 1 images could be used: empty file"):
         ingest(read_source(str(tmp_path / "in")), str(tmp_path / "out"), SETTINGS)
     assert rejected_of(tmp_path / "out") == {"a.png": ("empty file", "")}
+
+
+def full(error: type[BaseException] = OSError) -> BaseException:
+    full_disk = OSError(errno.ENOSPC, "No space left on device")
+    return full_disk if error is OSError else RayTaskError("work", "Traceback", full_disk)
+
+
+@pytest.mark.parametrize("error", [OSError, RayTaskError])
+@pytest.mark.parametrize("where", ["_key", "_run", "_write_rejected"])
+def test_a_full_disk_is_one_line_and_the_ingest_goes_on_later(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], where: str
+) -> None:
+    """Of the driver or of a worker, whatever was being written."""
+    write_pictures(tmp_path / "in", {"a.png": 1})
+    source = read_source(str(tmp_path / "in"))
+
+    def fail(*_: object) -> None:
+        raise full(error)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"^No space left on device; make room") as told:
+        patch.setattr(ingests, where, fail)
+        ingest(source, str(tmp_path / "out"), SETTINGS)
+    assert "\n" not in str(told.value)
+    assert ingest(source, str(tmp_path / "out"), SETTINGS).rows == 1
 
 
 @pytest.mark.slow

@@ -1,18 +1,23 @@
 """Tables as users write them, and what they are told when something is wrong."""
 
+import csv
+import errno
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
+import layouts
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.shards.identify import split_of
+from chexworld_ray.shards.identify import rejected_aside, split_of
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.ingest import check_patients, make_chunks, unsqueeze
 from chexworld_ray.shards.records import load_record, save_record
@@ -106,6 +111,131 @@ def test_a_wrong_table_is_one_clear_line(folder: Path, text: str, words: str) ->
     with pytest.raises(UserError, match=words) as caught:
         read(folder)
     assert "\n" not in str(caught.value)
+
+
+BAD_CELLS = [
+    ("boxes", '[{"label": "n", "x": 1e999, "y": NaN, "w": 1, "h": 1}]', "entry 1: 'x' is no number of pixels"),
+    ("boxes", '[{"label": "n", "x": NaN, "y": 1, "w": 1, "h": 1}]', "'x' is no number"),
+    ("boxes", '[{"label": "n", "x": %s, "y": 1, "w": 1, "h": 1}]' % ("9" * 400), "'x' is no number"),
+    ("boxes", '[{"label": "n", "x": %s, "y": 1, "w": 1, "h": 1}]' % ("9" * 5000), "not a JSON list"),
+    ("boxes", '[{"label": "n", "x": null, "y": 1, "w": 1, "h": 1}]', "'x' is no number"),
+    ("boxes", '[{"label": "n", "x": "abc", "y": 1, "w": 1, "h": 1}]', "'x' is no number"),
+    ("boxes", '[{"label": "n", "x": true, "y": 1, "w": 1, "h": 1}]', "'x' is no number"),
+    ("boxes", '[{"label": "n", "x": [1], "y": 1, "w": 1, "h": 1}]', "'x' is no number"),
+    ("boxes", '[{"label": {}, "x": 1, "y": 1, "w": 1, "h": 1}]', "'label' is no text"),
+    ("boxes", '[{"label": "\\ud800", "x": 1, "y": 1, "w": 1, "h": 1}]', "'label' is no text"),
+    ("boxes", '[{"label": "n", "x": 1, "y": 1, "w": 1, "h": 1}, {"x": 1}]', "entry 2 has no 'label'"),
+    ("boxes", "[1]", "entry 1 is no JSON object"),
+    ("boxes", '{"x": 1}', "not a JSON list"),
+    ("boxes", "null", "not a JSON list"),
+    ("boxes", "3", "not a JSON list"),
+    ("boxes", "somewhere", "not a JSON list"),
+    ("boxes", "[" * 100_000, "not a JSON list"),
+    ("boxes", '[{"label":' * 50_000, "not a JSON list"),
+    ("landmarks", '[{"name": "n"}]', "entry 1 has no 'row'"),
+    ("landmarks", '[{"name": "n", "row": -1e300, "col": 1}]', "'row' is no number"),
+    ("landmarks", "[[]]", "entry 1 is no JSON object"),
+    ("grade", "1e999", "holds no finite number"),
+    ("grade", "nan", "holds no finite number"),
+    ("grade", "severe", "holds no number"),
+    ("age", "1e999", "holds no finite number"),
+    ("age", "-inf", "holds no finite number"),
+]
+
+
+@pytest.mark.parametrize(("column", "cell", "why"), BAD_CELLS)
+def test_a_bad_cell_sets_its_image_aside_and_names_its_place(folder: Path, column: str, cell: str, why: str) -> None:
+    good = {"boxes": "[]", "landmarks": "", "grade": "2", "age": "61"}
+    rows = {"a.png": good, "b.PNG": good | {column: cell}, "deep/c.png": good}
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", *good], *([path, *cells.values()] for path, cells in rows.items())])
+    source = read_source(str(folder), labels="labels.csv", label_columns=("grade",))
+    assert [row.image_id for row in source] == ["a.png", "deep/c.png"]
+    (aside,) = source.set_aside
+    assert (aside.source_path, aside.reason) == ("b.PNG", "bad table cell")
+    assert aside.detail.startswith(f"labels.csv, row 2: column {column!r} ")
+    assert why in aside.detail
+    assert source.found == 3
+    assert source.ignored == {"csv": 1, "unlisted": 1}
+
+
+def test_where_all_cells_are_bad_one_line_says_so(folder: Path) -> None:
+    table(folder, "path,boxes\na.png,[1]\nb.PNG,[2]\n")
+    with pytest.raises(
+        UserError, match=r"none of the 2 images .* first: bad table cell \(labels.csv, row 1: column 'boxes'"
+    ):
+        read(folder)
+
+
+def test_boxes_of_an_owners_table_are_looked_at_too(tmp_path: Path) -> None:
+    ids = layouts.nih14(tmp_path)
+    boxes = tmp_path / "BBox_List_2017.csv"
+    boxes.write_text(boxes.read_text().replace("10.5", "nan"))
+    source = read_source(str(tmp_path), "nih14")
+    (aside,) = source.set_aside
+    assert aside.source_path.endswith(ids[2])
+    assert "boxes: entry 1: 'x' is no number of pixels" in aside.detail
+
+
+def test_a_number_that_is_none_is_a_missing_one(folder: Path) -> None:
+    table(folder, "path,age\na.png,nan\nb.PNG,61\n")
+    assert [row.meta for row in read(folder)] == [{}, {"age": 61.0}]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("path,note\na.png,x\n".encode("utf-16"), "the table is UTF-16; save it as UTF-8"),
+        (b"path,kind\na.png,caf\xe9\n", r"line 2 is not UTF-8 \(byte 0xe9\)"),
+        (b"path,kind\nb.PNG,x\na.png,a\0b\n", "line 3 holds a NUL byte"),
+        (b"path,x,x\na.png,1,2\n", "2 columns are named 'x'"),
+        (b"path,kind\na.png,Jane,Doe\n", "line 2: Expected 2 columns, got 3$"),
+        (b"path,split\na.png,Jane Doe\n", "line 2: the split is not a word"),
+    ],
+)
+def test_a_table_that_is_no_text_is_one_line_that_quotes_nothing(folder: Path, data: bytes, words: str) -> None:
+    (folder / "labels.csv").write_bytes(data)
+    with pytest.raises(UserError, match=words) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+    assert "Jane" not in str(caught.value)
+
+
+def test_a_name_of_a_column_may_be_broken_over_lines(folder: Path) -> None:
+    table(folder, 'path,"view\nposition"\na.png,x\n')
+    assert read(folder)[0].meta == {"view position": "x"}
+
+
+@pytest.fixture
+def unlisted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, one of whose sub-folders can't be listed; whoever runs the tests may be root, whom nothing stops."""
+    ls = LocalFileSystem.ls
+
+    def refuse(self: LocalFileSystem, path: str, **options: Any) -> Any:
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return ls(self, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", refuse)
+    return folder
+
+
+def test_a_folder_that_cannot_be_listed_counts_and_is_told(unlisted: Path) -> None:
+    source = read_source(str(unlisted))
+    (aside,) = source.set_aside
+    assert (aside.source_path, aside.reason, aside.detail) == ("deep/", "folder can't be listed", "Permission denied")
+    assert len(list(source)) == 3
+    assert source.found == 4
+    table(unlisted, "path\na.png\n")
+    assert len(read_source(str(unlisted), labels="labels.csv").set_aside) == 1, "with a table as well"
+    with pytest.raises(UserError, match="deep: can't be listed: Permission denied"):
+        read_source(str(unlisted / "deep"))
+
+
+def test_the_name_of_an_unlisted_folder_of_a_hospital_is_hashed(unlisted: Path) -> None:
+    (unlisted / "a.dcm").write_bytes(b"x")
+    (aside,) = read_source(str(unlisted)).set_aside
+    assert rejected_aside(aside, KEY, WriteSettings()).source_path == KEY.path("deep/")
 
 
 def test_words_for_splits_are_understood(folder: Path) -> None:
