@@ -32,6 +32,7 @@ _S3_OPTIONS: dict[str, Any] = {
 }
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _NO_BUCKET = re.compile(r"(?i)bucket does not exist|NoSuchBucket")
+_DRAFT = re.compile(r"\.[0-9a-f]{32}\.draft$")
 
 
 class StorageError(UserError):
@@ -69,23 +70,24 @@ class Place:
         return isinstance(self.fs, LocalFileSystem)
 
 
-def place(url: str) -> Place:
-    """The place that a URL names.
+def place(url: str, *, redirects: bool = True) -> Place:
+    """The place that a URL names. Without `redirects` a web server can't send its reader elsewhere.
 
     Raises:
-        UserError: the URL carries a secret, or no file system opens it.
+        UserError: the URL carries a secret or is a chain, or no file system opens it.
     """
     refuse_secrets(url)
+    if "::" in url:
+        raise UserError(f"{url}: a chain of addresses (::) opens more than it shows; name one place")
+    options: dict[str, Any] = _S3_OPTIONS if url.startswith("s3://") else {}
+    if not redirects and url.startswith(("http://", "https://")):
+        options = {"allow_redirects": False}
     try:
-        fs, path = fsspec.core.url_to_fs(url, **(_S3_OPTIONS if url.startswith("s3://") else {}))
-    except (ValueError, ImportError) as error:
-        raise UserError(f"{url}: {error}") from None
+        fs, path = fsspec.core.url_to_fs(url, **options)
+    except Exception as error:  # each file system has its own: no package, no server, no archive
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{url}: can't be opened ({said}); a wrong address, or its package is missing") from None
     return Place(fs, str(path))
-
-
-def resolve(root: Place, path: str) -> Place:
-    """The place of a path that is relative to a folder, or stands by itself (absolute, or a URL)."""
-    return place(path) if path.startswith("/") or "://" in path else root / path
 
 
 def fetch(url: Place) -> bytes:
@@ -95,10 +97,27 @@ def fetch(url: Place) -> bytes:
         StorageError: the store can't be reached, or has no such bucket.
         OSError: this file can't be read.
     """
-    with _told(url, PermissionError):
+    with _told(url, PermissionError, ValueError):
         data = url.fs.cat_file(url.path)
     assert isinstance(data, bytes)
     return data
+
+
+def fetch_named(url: Place) -> bytes:
+    """All bytes of a file that a user, or a record, names.
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    try:
+        return fetch(url)
+    except FileNotFoundError:
+        raise UserError(f"{url.url}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{url.url}: a folder, not a file") from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"{url.url}: can't be read ({said})") from None
 
 
 def exists(url: Place) -> bool:
@@ -113,7 +132,7 @@ def exists(url: Place) -> bool:
 
 
 @contextmanager
-def _told(url: Place, *passed: type[OSError]) -> Iterator[None]:
+def _told(url: Place, *passed: type[Exception]) -> Iterator[None]:
     """Turn what a remote store says into one line for the user; errors of types `passed`, and of one file, go on."""
     try:
         yield
@@ -140,7 +159,9 @@ def _refusal(error: Exception) -> str | None:
         return f"the store refuses ({said}); check the credentials and what they may do"
     if kinds & {"ConnectionError", "HTTPClientError", "TimeoutError", "ClientError", "ClientConnectionError"}:
         return f"the store can't be reached ({said}); check AWS_ENDPOINT_URL and the network"
-    return f"the store fails, after several attempts ({said})" if isinstance(error, OSError) else None
+    if isinstance(error, OSError):
+        return f"the store fails, after several attempts ({said})"
+    return f"the store fails ({type(error).__name__}: {said})"
 
 
 def write_bytes(url: Place, data: bytes) -> None:
@@ -153,7 +174,7 @@ def write_bytes(url: Place, data: bytes) -> None:
         with _told(url):
             url.fs.pipe_file(url.path, data)
         return
-    draft = f"{url.path}.{uuid.uuid4().hex}.draft"
+    draft = f"{url.path}.{uuid.uuid4().hex}.draft"  # _DRAFT knows the form
     try:
         os.makedirs(os.path.dirname(url.path), exist_ok=True)
         with open(draft, "wb") as file:
@@ -196,18 +217,31 @@ def read_json(url: Place) -> dict[str, Any]:
         UserError: there is none, or it is not a JSON object.
     """
     try:
-        record = json.loads(fetch(url))
-    except FileNotFoundError:
-        raise UserError(f"{url.url}: no such file") from None
+        record = json.loads(fetch_named(url))
     except ValueError as error:
         raise UserError(f"{url.url}: not valid JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{url.url}: not valid JSON: nested too deeply") from None
     if not isinstance(record, dict):
         raise UserError(f"{url.url}: a JSON object is expected, not {type(record).__name__}")
     return record
 
 
 def children(url: Place) -> list[Place]:
-    """Files and folders right below, by name; empty where there is no such folder."""
+    """Files and folders right below, by name; empty where there is no such folder. Drafts are left out: what a kill
+    left of a file is not that file.
+    """
+    return [child for child in _listed(url) if not _DRAFT.search(child.name)]
+
+
+def remove_drafts(folder: Place) -> None:
+    """Remove what kills left of files right in a folder. Only for who knows that nobody else writes there."""
+    for file in _listed(folder):
+        if _DRAFT.search(file.name):
+            remove(file)
+
+
+def _listed(url: Place) -> list[Place]:
     url.fs.invalidate_cache()
     try:
         with _told(url):

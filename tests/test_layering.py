@@ -9,7 +9,7 @@ import chexworld_ray
 
 PACKAGE = Path(chexworld_ray.__file__).parent
 ORDER = [
-    {"errors", "addresses", "hashing", "config", "recipes", "storage", "spot"},
+    {"errors", "addresses", "hashing", "config", "recipes", "storage", "trust", "spot"},
     {"shards"},
     {"phantoms"},
     {"views"},
@@ -29,7 +29,7 @@ ORDER = [
 LAYER = {name: number for number, names in enumerate(ORDER) for name in names}
 FORBIDDEN = {
     "ray": set(LAYER) - {"runtime"},
-    "torch": {"errors", "addresses", "hashing", "config", "recipes", "storage", "spot", "shards", "phantoms"},
+    "torch": {"errors", "addresses", "hashing", "config", "recipes", "storage", "trust", "spot", "shards", "phantoms"},
     "timm": set(LAYER) - {"models"},
 }
 

@@ -17,7 +17,6 @@ from chexworld_ray.storage import (
     files_below,
     place,
     remove,
-    resolve,
     write_bytes,
 )
 
@@ -58,13 +57,6 @@ def test_files_come_and_go_on_s3_as_on_a_disk(server: int, use: Use, tmp_path: P
         remove(root)
         remove(root)
         assert not exists(root / "deep/a b.bin")
-
-
-def test_paths_of_their_own_are_not_joined() -> None:
-    root = place("/data")
-    assert resolve(root, "a/b").path == "/data/a/b"
-    assert resolve(root, "/elsewhere/b").path == "/elsewhere/b"
-    assert resolve(root, "memory://x/y").path == "/x/y"
 
 
 def told(action: Callable[[], object]) -> str:

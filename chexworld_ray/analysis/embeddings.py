@@ -12,10 +12,9 @@ import numpy as np
 from chexworld_ray import storage
 from chexworld_ray.config import from_dict
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.features import feature_matrix
+from chexworld_ray.evaluation.features import feature_matrix, read_features
 from chexworld_ray.metrics.knn import similarities
 from chexworld_ray.shards.manifest import FileRecord, Manifest
-from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.shards.row import Stopwatch, prepare
 from chexworld_ray.shards.settings import WriteSettings
@@ -91,8 +90,11 @@ def nearest(folder: storage.Place, manifest: Manifest, query_D: np.ndarray, coun
     kept = [(file, index) for file, index in names if part_name(file, index) in there]
     if not kept:
         raise UserError(f"{folder.url}: nothing embedded yet; the same chexworld embed goes on")
-    tables = [read_table(there[part_name(file, index)]) for file, index in kept]
-    features_ND = np.concatenate([feature_matrix(table) for table in tables])
+    tables = [read_features(there[part_name(file, index)]) for file, index in kept]
+    features = [feature_matrix(table) for table in tables]
+    if {part.shape[1] for part in features} != {len(query_D)}:
+        raise UserError(f"{folder.url}: its parts are not of the width that its encoder gives; embed again")
+    features_ND = np.concatenate(features)
     near = similarities(features_ND, query_D[None])[0]
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
     found = []

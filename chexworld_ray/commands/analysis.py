@@ -18,6 +18,8 @@ class Analyze:
     """URL of the run."""
     data: str | None = None
     """Data set to look at; unset: what the run was trained on."""
+    allow_prefix: tuple[str, ...] = ()
+    """Where the run's record may lead to its data outside of the store that holds it: paths, URLs or protocols."""
     settings: Annotated[AnalysisSettings, UNPREFIXED] = field(default_factory=AnalysisSettings)
     json: bool = False
     """Print one JSON object on stdout at the end."""
@@ -26,7 +28,7 @@ class Analyze:
         from chexworld_ray.reports.analyses import analysis_table
         from chexworld_ray.runtime.analyze import analyze
 
-        found = analyze(self.run_url, self.data, self.settings)
+        found = analyze(self.run_url, self.data, self.settings, self.allow_prefix)
         text = "\n\n".join(analysis_table(outcome) for outcome in found)
         print(text, file=sys.stderr if self.json else sys.stdout)
         if self.json:
@@ -72,12 +74,14 @@ class Neighbours:
     """How many."""
     out: str = "neighbours.png"
     """Picture to write."""
+    allow_prefix: tuple[str, ...] = ()
+    """Where the record there may lead to its data outside of the store that holds it: paths, URLs or protocols."""
 
     def run(self) -> None:
         from chexworld_ray.reports.neighbours import neighbours_picture, neighbours_table
         from chexworld_ray.runtime.embed import neighbours
         from chexworld_ray.storage import place, write_bytes
 
-        query, found = neighbours(self.embeddings, self.image, self.count)
+        query, found = neighbours(self.embeddings, self.image, self.count, self.allow_prefix)
         write_bytes(place(self.out), neighbours_picture(query, found))
         print(neighbours_table(found))  # noqa: T201

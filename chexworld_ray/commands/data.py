@@ -58,6 +58,8 @@ class Ingest:
     """Add a release to the data set at --out: a new version of its manifest."""
     prefix: str = ""
     """Put this before every image id: for releases that use the same file names."""
+    allow_prefix: tuple[str, ...] = ()
+    """Where tables may lead outside of the folder: paths, URLs or protocols (s3://)."""
     longest_side: int = 512
     """Larger images are shrunk to this (pixels)."""
     clean: Annotated[CleanSettings, UNPREFIXED] = field(default_factory=CleanSettings)
@@ -85,6 +87,7 @@ class Ingest:
             label_columns=tuple(self.label_columns.split(",")) if self.label_columns is not None else None,
             skip_missing=self.skip_missing,
             keep_columns=tuple(self.keep_columns.split(",")) if self.keep_columns else (),
+            allowed=self.allow_prefix,
         )
         settings = WriteSettings(
             longest_side=self.longest_side,

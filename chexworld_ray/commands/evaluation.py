@@ -55,12 +55,14 @@ class Report:
     """URL of the run, or of a sweep; or of several runs, comma-separated, to compare."""
     out: str | None = None
     """File to write; unset: report.html in the run, comparison.html in the sweep or in the first run."""
+    allow_prefix: tuple[str, ...] = ()
+    """Where the run's record may lead to its data outside of the store that holds it: paths, URLs or protocols."""
 
     def run(self) -> None:
         from chexworld_ray.reports.comparison import write_page
         from chexworld_ray.runtime.cluster import say
 
-        say(f"report: {write_page(urls(self.run_url), self.out)}")
+        say(f"report: {write_page(urls(self.run_url), self.out, self.allow_prefix)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,22 @@
 Legend: N images, S side of a view, T tokens, D width.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
+from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.examples import Examples
 from chexworld_ray.models.backbone import Backbone
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.parquet import read_table
+from chexworld_ray.shards.parquet import read_table, tables
 from chexworld_ray.shards.reader import read_row_group
-from chexworld_ray.storage import Place, children
+from chexworld_ray.shards.schema import column_fields
+from chexworld_ray.storage import Place
 from chexworld_ray.views.batch import whole_view
 
 KEYS = ("image_id", "dataset", "patient_id", "split")
@@ -52,6 +56,28 @@ def feature_table(rows: pa.Table, features: np.ndarray) -> pa.Table:
     return table.replace_schema_metadata({"tokens": str(features.shape[1] if features.ndim == 3 else 0)})
 
 
+def read_features(file: Place) -> pa.Table:
+    """A `feature_table` that was written to a file.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    table = read_table(file, _form)
+    widths = pc.unique(pc.list_value_length(table["features"])).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+    told = (table.schema.metadata or {}).get(b"tokens", b"0")
+    tokens = int(told) if re.fullmatch(rb"\d{1,6}", told) else -1
+    if len(widths) > 1 or tokens < 0 or any(not width or width % (tokens or 1) for width in widths):
+        raise UserError(f"{file.url}: column 'features' holds no {told.decode(errors='replace')} tokens of one width")
+    return table
+
+
+def _form(stored: pa.Schema) -> pa.Schema:
+    others = [name for name in stored.names if name.startswith(("label_", SHOT))]
+    half = "features" in stored.names and stored.field("features").type == pa.list_(pa.float16())
+    values = pa.list_(pa.float16() if half else pa.float32())
+    return pa.schema([*column_fields([*KEYS, *others], stored), pa.field("features", values, nullable=False)])
+
+
 def feature_matrix(table: pa.Table) -> np.ndarray:
     """The features of a `feature_table`, a row an image; tokens one after the other."""
     flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -60,22 +86,43 @@ def feature_matrix(table: pa.Table) -> np.ndarray:
 
 def load_features(folder: Place, dataset: str) -> dict[str, Examples]:
     """split → examples with features, of one data set, from the part files of a folder; none where there are none."""
-    tables = [_of(read_table(file), dataset) for file in children(folder)]
-    if not tables:
+    found = read_parts(tables(folder))
+    if found is None:
         return {}
-    tokens = int((tables[0].schema.metadata or {}).get(b"tokens", b"0"))
-    return _by_split(pa.concat_tables(tables, promote_options="default"), tokens, ())
+    return _by_split(_of(found, dataset), int((found.schema.metadata or {}).get(b"tokens", b"0")), ())
+
+
+def read_parts(files: Sequence[Place]) -> pa.Table | None:
+    """The features of several files, one after the other; None of no file.
+
+    Raises:
+        UserError: a file is damaged, or has another number or width of tokens than the first.
+    """
+    found = [read_features(file) for file in files]
+    if not found:
+        return None
+    for file, table in zip(files, found, strict=True):
+        if _shape(table) not in ((0, 0), _shape(found[0])):
+            raise UserError(f"{file.url}: its features are not of the width that those of {files[0].name} have")
+    return pa.concat_tables(found, promote_options="default")
+
+
+def _shape(table: pa.Table) -> tuple[int, int]:
+    """Tokens (0: their mean) and numbers a row; (0, 0) without rows."""
+    if not table.num_rows:
+        return 0, 0
+    return int((table.schema.metadata or {}).get(b"tokens", b"0")), len(table["features"][0])
 
 
 def load_images(manifest: Manifest, dataset: str, splits: Sequence[str], organs: Sequence[str]) -> dict[str, Examples]:
     """split → examples with encoded images and masks, of one data set, read from its shards."""
     columns = (*row_columns(manifest), "image", *(f"mask_{organ}" for organ in organs))
-    tables = []
+    parts = []
     for file in manifest.select(tuple(splits), PROJECTIONS):
         if dataset in file.datasets:
             url = (manifest.root / file.path).url
-            tables += [_of(read_row_group(url, at, columns), dataset) for at in range(len(file.row_groups))]
-    return _by_split(pa.concat_tables(tables), 0, organs) if tables else {}
+            parts += [_of(read_row_group(url, at, columns), dataset) for at in range(len(file.row_groups))]
+    return _by_split(pa.concat_tables(parts), 0, organs) if parts else {}
 
 
 def _of(table: pa.Table, dataset: str) -> pa.Table:

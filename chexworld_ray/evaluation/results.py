@@ -288,21 +288,34 @@ def read_results(out: Place) -> list[ResultRow]:
     """Rows of results.parquet; empty where there is none.
 
     Raises:
-        UserError: another version wrote it.
+        UserError: it is damaged, or another version wrote it.
     """
-    if not exists(out / NAME):
+    file = out / NAME
+    if not exists(file):
         return []
-    table = read_table(out / NAME)
-    if table.schema.names != _SCHEMA.names:
-        raise UserError(f"{(out / NAME).url}: written by another version; move it away and evaluate again")
-    return [ResultRow(**row) for row in table.to_pylist()]
+
+    def form(stored: pa.Schema) -> pa.Schema:
+        if stored.names != _SCHEMA.names:
+            raise UserError(f"{file.url}: written by another version; move it away and evaluate again")
+        return _SCHEMA
+
+    rows = [ResultRow(**row) for row in read_table(file, form).to_pylist()]
+    for row in rows:
+        if "/" not in row.task:
+            raise UserError(f"{file.url}: task {row.task!r} is not TASK/LABEL; move it away and evaluate again")
+    return rows
 
 
 _TEXT = ("encoder", "task", "protocol", "metric", "run")
 _REAL = ("fraction", "value", "low", "high", "p_holm")
+_MAY_BE_NONE = ("seed", "draw", "p_holm")
 _SCHEMA = pa.schema(
     [
-        (field.name, pa.string() if field.name in _TEXT else pa.float64() if field.name in _REAL else pa.int64())
+        pa.field(
+            field.name,
+            pa.string() if field.name in _TEXT else pa.float64() if field.name in _REAL else pa.int64(),
+            nullable=field.name in _MAY_BE_NONE,
+        )
         for field in fields(ResultRow)
     ]
 )

@@ -25,8 +25,8 @@ from chexworld_ray.training.run import CONFIG, Run, checkpoints, load, load_url
 NAME = "comparison.html"
 
 
-def write_page(urls: Sequence[str], out: str | None) -> str:
-    """The page of a run, of a sweep, or of several runs; returns its URL.
+def write_page(urls: Sequence[str], out: str | None, allowed: Sequence[str] = ()) -> str:
+    """The page of a run, of a sweep, or of several runs; returns its URL. `allowed`: as of `write_report`.
 
     Raises:
         UserError: no URL, nothing there, or runs that can't be compared.
@@ -34,16 +34,16 @@ def write_page(urls: Sequence[str], out: str | None) -> str:
     if not urls:
         raise UserError("report: --run URL, please")
     if len(urls) > 1:
-        return write_comparison([load_url(url) for url in urls], out)
+        return write_comparison([load_url(url) for url in urls], out, allowed)
     root = place(urls[0])
-    return write_sweep_report(root, out) if _is_sweep(root) else write_report(load_url(urls[0]), out)
+    return write_sweep_report(root, out, allowed) if _is_sweep(root) else write_report(load_url(urls[0]), out, allowed)
 
 
 def _is_sweep(root: Place) -> bool:
     return not exists(root / CONFIG) and any(exists(folder / CONFIG) for folder in children(root))
 
 
-def write_comparison(runs: Sequence[Run], out: str | None) -> str:
+def write_comparison(runs: Sequence[Run], out: str | None, allowed: Sequence[str] = ()) -> str:
     """Compare any runs by their own results, by default in the first one's folder; returns the URL of the page.
 
     Raises:
@@ -56,10 +56,10 @@ def write_comparison(runs: Sequence[Run], out: str | None) -> str:
     rows = [replace(row, encoder=name) for name, found in results.items() for row in _newest(found, name)]
     every = [row for found in results.values() for row in found if not row.metric.endswith(DIFFERENCE)]
     target = place(out) if out else runs[0].root / NAME
-    return _write(target, ", ".join(names), {run.root.name: run.root.name for run in runs}, runs, rows, every)
+    return _write(target, ", ".join(names), {run.root.name: run.root.name for run in runs}, runs, rows, every, allowed)
 
 
-def write_sweep_report(sweep: Place, out: str | None = None) -> str:
+def write_sweep_report(sweep: Place, out: str | None = None, allowed: Sequence[str] = ()) -> str:
     """The page of a sweep, by default in its folder: means over seeds, differences from the first variant."""
     runs = [load(folder) for folder in children(sweep) if exists(folder / CONFIG)]
     rows = headlines(read_results(sweep))
@@ -67,7 +67,7 @@ def write_sweep_report(sweep: Place, out: str | None = None) -> str:
     ranks = {variant: rank for rank, variant in enumerate(order)}
     variants = {run.root.name: variant_of(run.root.name) for run in runs}
     runs.sort(key=lambda run: (ranks.get(variants[run.root.name], len(ranks)), run.root.name))
-    return _write(place(out) if out else sweep / NAME, sweep.name, variants, runs, rows, [])
+    return _write(place(out) if out else sweep / NAME, sweep.name, variants, runs, rows, [], allowed)
 
 
 def _write(
@@ -77,10 +77,11 @@ def _write(
     runs: Sequence[Run],
     rows: list[ResultRow],
     every: list[ResultRow],
+    allowed: Sequence[str],
 ) -> str:
     """`variants`: run → what it is a seed of; `rows`: what is compared; `every`: also of earlier checkpoints."""
     records = {run.root.name: read_metrics(run.root) for run in runs}
-    found = [data_sets(run.data) for run in runs]
+    found = [data_sets(run, allowed) for run in runs]
     data = {manifest.data_version: manifest for manifests, _ in found for manifest in manifests}
     page = render(
         "comparison.html.j2",

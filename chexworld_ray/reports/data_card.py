@@ -8,15 +8,25 @@ from typing import Any, Literal, NamedTuple
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.manifest import Manifest, load
+from chexworld_ray.training.run import Run
+from chexworld_ray.trust import allowed_prefixes, recorded
 
 
-def data_sets(learnt_from: Sequence[dict[str, Any]]) -> tuple[list[Manifest], list[str]]:
-    """Data sets of a run's record (`Run.data`), and lines about those that are gone or another version now."""
+def data_sets(run: Run, allowed: Sequence[str] = ()) -> tuple[list[Manifest], list[str]]:
+    """Data sets that a run's record names, and lines about those that are gone, another version now, or where the
+    record may not lead (`trust.recorded`).
+    """
     found: list[Manifest] = []
     missing: list[str] = []
-    for entry in learnt_from:
+    prefixes = allowed_prefixes(allowed)
+    for entry in run.data:
         try:
-            manifest = load(entry["url"])
+            url = recorded(run.root, entry["url"], prefixes).url
+        except UserError as error:
+            missing.append(str(error))
+            continue
+        try:
+            manifest = load(url)
         except UserError:
             missing.append(entry["url"])
             continue

@@ -1,6 +1,7 @@
 """One self-contained HTML page about a run."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from chexworld_ray.analysis.outcome import read_outcomes
@@ -21,11 +22,13 @@ from chexworld_ray.training.run import Run, checkpoints
 NAME = "report.html"
 
 
-def write_report(run: Run, out: str | None) -> str:
-    """Write the page; returns its URL. Data sets that have moved away are named, not shown."""
+def write_report(run: Run, out: str | None, allowed: Sequence[str] = ()) -> str:
+    """Write the page; returns its URL. Data sets that have moved away are named, not shown; so are those outside of the
+    run's store that are not below one of the prefixes that the user `allowed`.
+    """
     records = read_metrics(run.root)
     rows = headlines(read_results(run.root))
-    data, missing = data_sets(run.data)
+    data, missing = data_sets(run, allowed)
     stored = checkpoints(run.root)
     newest = _newest_differences(rows)
     page = render(

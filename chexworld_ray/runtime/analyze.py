@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from chexworld_ray import storage
 from chexworld_ray.analysis.capacity import Features, capacity
@@ -18,31 +19,34 @@ from chexworld_ray.analysis.settings import AnalysisSettings
 from chexworld_ray.analysis.world import random_world, read_world
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.augment import whole_mask
-from chexworld_ray.evaluation.features import PROJECTIONS, feature_matrix
+from chexworld_ray.evaluation.features import PROJECTIONS, feature_matrix, read_parts
 from chexworld_ray.reports.analyses import picture
-from chexworld_ray.runtime.cluster import connect, evaluation_slot, say, total
+from chexworld_ray.runtime.cluster import connect, evaluation_slot, say, total, user_error
 from chexworld_ray.runtime.extraction import device, extract
 from chexworld_ray.runtime.subjects import Subject, newest_subject, random_subject
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.parquet import read_table
+from chexworld_ray.shards.parquet import tables
 from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.training import run
+from chexworld_ray.trust import allowed_prefixes, recorded
 from chexworld_ray.views.batch import whole_view
 
 
-def analyze(run_url: str, data_url: str | None, settings: AnalysisSettings) -> list[Outcome]:
+def analyze(
+    run_url: str, data_url: str | None, settings: AnalysisSettings, allowed: Sequence[str] = ()
+) -> list[Outcome]:
     """Run the analyses asked for; each is written to `<run>/analyses/` as JSON and as a picture when it is done.
 
-    `data_url`: by default what the run was trained on.
+    `data_url`: by default what the run was trained on, where its record may lead there (`trust.recorded`).
 
     Raises:
         UserError: no such run, data or analysis, no whole checkpoint, or no image in the split.
     """
     wanted = settings.analyses
     one = run.load_url(run_url)
-    manifest = manifests.load(data_url or one.data[0]["url"])
+    manifest = manifests.load(data_url or _own_data(one, allowed))
     if not manifest.select((settings.split,), PROJECTIONS):
         raise UserError(f"{manifest.root.url}: no frontal images in split {settings.split}")
     connect(one.root.url, manifest.root.url)
@@ -62,8 +66,17 @@ def analyze(run_url: str, data_url: str | None, settings: AnalysisSettings) -> l
         keep("capacity", _capacity(subjects, manifest, settings))
     while pending:
         (ready,), _ = ray.wait(list(pending))
-        keep(pending.pop(ready), ray.get(ready))
+        try:
+            keep(pending.pop(ready), ray.get(ready))
+        except RayError as error:
+            raise user_error(error) or error from None
     return [done[name] for name in wanted]
+
+
+def _own_data(one: run.Run, allowed: Sequence[str]) -> str:
+    if not one.data:
+        raise UserError(f"{one.root.url}: the run names no data set; --data URL, please")
+    return recorded(one.root, one.data[0]["url"], allowed_prefixes(allowed)).url
 
 
 def _of_worlds(name: str, run_url: str, manifest: Manifest, settings: AnalysisSettings) -> Outcome:
@@ -112,7 +125,8 @@ def _capacity(subjects: Sequence[Subject], manifest: Manifest, settings: Analysi
     extract(wanted, manifest, manifest.select((settings.train_split, settings.split), PROJECTIONS))
     found, keys = [], {}
     for subject, one in zip(subjects, wanted, strict=True):
-        table = pa.concat_tables([read_table(file) for file in storage.children(one.folder)], promote_options="default")
+        table = read_parts(tables(one.folder))
+        assert table is not None, "features of what was selected have just been made"
         parts = {}
         for split in (settings.train_split, settings.split):
             part = table.filter(pa.array([name == split for name in table["split"].to_pylist()], pa.bool_()))

@@ -111,7 +111,11 @@ def _quiet() -> None:
 
 def user_error(error: BaseException) -> UserError | None:
     """The UserError that a task met, out of what Ray wraps around it."""
-    return next((one for one in causes(error) if isinstance(one, UserError)), None)
+    for one in causes(error):
+        # Ray's own wrapper is of the cause's class too, and says the traceback
+        if isinstance(one, UserError) and not isinstance(getattr(one, "cause", None), UserError):
+            return one
+    return None
 
 
 def causes(error: BaseException) -> list[BaseException]:

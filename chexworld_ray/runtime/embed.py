@@ -1,5 +1,6 @@
 """A data set's features into a folder, by Ray Data; killed, the same command goes on."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from chexworld_ray import storage
@@ -25,6 +26,7 @@ from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.decode import Rejected
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training import run
+from chexworld_ray.trust import allowed_prefixes, recorded
 
 SPLITS = ("train", "val", "test")
 
@@ -71,21 +73,21 @@ def _refuse_others(there: Embeddings, asked: Embeddings, out: storage.Place) -> 
         raise UserError(f"{out.url} holds other embeddings ({'; '.join(changed)}); choose another --out")
 
 
-def neighbours(embeddings_url: str, image_url: str, count: int) -> tuple[bytes, list[Neighbour]]:
+def neighbours(
+    embeddings_url: str, image_url: str, count: int, allowed: Sequence[str] = ()
+) -> tuple[bytes, list[Neighbour]]:
     """The query as it was looked at (a JPEG), and the images of a data set that are nearest to it.
 
     Raises:
-        UserError: no embeddings, or the file can't become a radiograph.
+        UserError: no embeddings, their record leads to data elsewhere, or the file can't become a radiograph.
     """
     folder = storage.place(embeddings_url)
     facts = read_facts(folder)
     if facts.kind == "tokens":
         raise UserError(f"{folder.url} holds tokens; neighbours are looked for among features (embed without --tokens)")
-    manifest = manifests.load(facts.data)
+    manifest = manifests.load(recorded(folder, facts.data, allowed_prefixes(allowed)).url)
     try:
-        query = query_image(storage.fetch(storage.place(image_url)), manifest)
-    except FileNotFoundError:
-        raise UserError(f"--image {image_url}: no such file") from None
+        query = query_image(storage.fetch_named(storage.place(image_url)), manifest)
     except Rejected as error:
         raise UserError(f"--image {image_url}: {error}") from None
     features = embed(open_encoder((folder / ENCODER).url, facts.image_size or 0), [query], device())

@@ -5,13 +5,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from chexworld_ray import storage
 from chexworld_ray.benchmarks.measure import machine
 from chexworld_ray.config import Science
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.features import PROJECTIONS, embed, row_columns
+from chexworld_ray.evaluation.features import PROJECTIONS, embed, read_features, row_columns
 from chexworld_ray.models.device import keep_freed_memory
 from chexworld_ray.models.weights import untrained_encoder_bytes
 from chexworld_ray.runtime.cluster import connect
@@ -73,4 +71,4 @@ def _plain_loop(encoder: str, manifest: Manifest, files: list[FileRecord]) -> fl
 def _steady(parts: list[Path]) -> float:
     """Images/s after the first part was written, while the processes that embed had started."""
     seconds = (parts[-1].stat().st_mtime_ns - parts[0].stat().st_mtime_ns) / 1e9
-    return sum(pq.read_metadata(part).num_rows for part in parts[1:]) / seconds
+    return sum(read_features(storage.place(str(part))).num_rows for part in parts[1:]) / seconds

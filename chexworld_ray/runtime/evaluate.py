@@ -17,11 +17,11 @@ from chexworld_ray.evaluation.features import PROJECTIONS
 from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, result_rows
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.evaluation.tasks import Task, parse_tasks
-from chexworld_ray.evaluation.trial import NEEDS, Trial
+from chexworld_ray.evaluation.trial import NEEDS, SCORES_SCHEMA, Trial
 from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.extraction import extract
 from chexworld_ray.runtime.subjects import FOLDER, PREDICTOR, Subject, foreign_subject, subjects_of
-from chexworld_ray.runtime.trials import FACTS, TrialJob, run_jobs
+from chexworld_ray.runtime.trials import TrialJob, facts_of, run_jobs
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.parquet import read_table
@@ -118,8 +118,8 @@ def score(
     scored = []
     notes: set[str] = set()
     for subject, trial, file in wanted:
-        table = read_table(file)
-        facts = json.loads((table.schema.metadata or {})[FACTS])
+        table = read_table(file, SCORES_SCHEMA)
+        facts = facts_of(table, file)
         notes |= {f"{trial.task.name}, {trial.name}: {line}" for line in facts["skipped"]}
         notes |= {f"{trial.task.name}: {trial.task.note}"} if trial.task.note else set()
         scored.append(_scored(subject, trial, table, facts))

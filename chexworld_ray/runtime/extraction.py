@@ -11,13 +11,14 @@ from typing import Any, Literal
 import pyarrow as pa
 import ray.data
 import torch
+from ray.exceptions import RayError
 
 from chexworld_ray import storage
 from chexworld_ray.analysis.embeddings import part_name
 from chexworld_ray.evaluation.features import embed, feature_table, row_columns
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.models.device import keep_freed_memory
-from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, say, total
+from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, say, total, user_error
 from chexworld_ray.shards.manifest import FileRecord, Manifest
 from chexworld_ray.shards.parquet import write_table
 from chexworld_ray.shards.reader import read_row_group
@@ -40,7 +41,11 @@ class Extraction:
 
 
 def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[FileRecord]) -> None:
-    """Features (or tokens) of every row group of some files that has none yet, in one pass of Ray Data."""
+    """Features (or tokens) of every row group of some files that has none yet, in one pass of Ray Data.
+
+    Raises:
+        UserError: a task met one (a damaged shard), told as if it had happened here.
+    """
     jobs = [job for one in wanted for job in _due(one, manifest, files)]
     if not jobs:
         return
@@ -61,8 +66,11 @@ def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[Fi
         resources=evaluation_slot(),
         concurrency=min(slots, len(blocks)),
     )
-    for _ in whole.iter_rows():
-        pass
+    try:
+        for _ in whole.iter_rows():
+            pass
+    except RayError as error:
+        raise user_error(error) or error from None
 
 
 def _due(one: Extraction, manifest: Manifest, files: Sequence[FileRecord]) -> Iterator[dict[str, Any]]:

@@ -26,23 +26,13 @@ from chexworld_ray.shards.parquet import read_table, write_table
 from chexworld_ray.shards.reader import read_images
 from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord, load_record, save_record
 from chexworld_ray.shards.row import Stopwatch
-from chexworld_ray.shards.schema import Columns
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Reject, Source
 from chexworld_ray.shards.writer import SHARD_NAME, drop_rows, write_chunk
 
 WORK = "_ingest"  # lock and records of finished chunks, until the manifest is there
-STATE = "ingest.json"
+STATE, RECORD = "ingest.json", ".record.parquet"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-REJECTED_SCHEMA = pa.schema(
-    [
-        ("source_path", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("sha256", pa.string()),
-        ("release", pa.int32()),
-    ]
-)
 
 
 def ingest(
@@ -160,7 +150,7 @@ def _key(out: storage.Place, before: Manifest) -> IngestKey:
 
 
 def _record_files(out: storage.Place) -> list[storage.Place]:
-    return [file for file in storage.children(out / WORK) if file.name.endswith(".arrow")]
+    return [file for file in storage.children(out / WORK) if file.name.endswith(RECORD)]
 
 
 def _run(
@@ -168,7 +158,7 @@ def _run(
 ) -> list[ChunkRecord]:
     """Records of all chunks; those that were finished before are not done again."""
     names = {chunk.index: f"{release:02d}-{chunk.index:05d}" for chunk in chunks}
-    files = {chunk.index: out / WORK / f"{names[chunk.index]}-{chunk.fingerprint[:16]}.arrow" for chunk in chunks}
+    files = {chunk.index: out / WORK / f"{names[chunk.index]}-{chunk.fingerprint[:16]}{RECORD}" for chunk in chunks}
     shards = {file.name for file in storage.children(out)}
     written = {file.name for file in _record_files(out)}
     finished = {index: load_record(file) for index, file in files.items() if file.name in written}
@@ -178,7 +168,7 @@ def _run(
         say(f"{len(done)} of {len(chunks)} chunks were done before; going on with the rest")
     if due:
         connect()
-        work = _work(source.columns, source.root, settings, out, names, files, key.pseudonyms)
+        work = _work(source, settings, out, names, files, key.pseudonyms)
         for count, index in enumerate(_stream(due, work), start=len(done) + 1):
             say(f"chunk {count} of {len(chunks)} (number {index}) written")
             done[index] = load_record(files[index])
@@ -186,8 +176,7 @@ def _run(
 
 
 def _work(
-    columns: Columns,
-    root: str,
+    source: Source,
     settings: WriteSettings,
     out: storage.Place,
     names: dict[int, str],
@@ -199,13 +188,14 @@ def _work(
 
     board: Any = new_board()
     ray.get(board.publish.remote("key", key))
+    root, columns, allowed = source.root, source.columns, source.allowed  # the rows themselves come in chunks
 
     def work(batch: dict[str, Any]) -> dict[str, list[int]]:
         index = int(batch["index"][0])
         pseudonyms: Any = ray.get(board.fetch.remote("key"))
         rows = unsqueeze(batch["chunk"][0])
         place = storage.place(root)
-        record = write_chunk(names[index], rows, place, columns, settings, pseudonyms, out)
+        record = write_chunk(names[index], rows, place, columns, settings, pseudonyms, out, allowed)
         save_record(files[index], record)
         return {"index": [index]}
 
@@ -285,15 +275,20 @@ def _write_rejected(before: Manifest, rejected: list[Reject]) -> None:
     """rejected.parquet of all releases; those of an interrupted attempt at this one are replaced."""
     file = before.root / manifests.REJECTED
     release = before.version + 1
-    rows = pa.Table.from_pylist([asdict(reject) | {"release": release} for reject in rejected], schema=REJECTED_SCHEMA)
+    rows = pa.Table.from_pylist(
+        [asdict(reject) | {"release": release} for reject in rejected], schema=manifests.REJECTED_SCHEMA
+    )
     if before.version:
-        earlier = read_table(file)
+        earlier = read_table(file, manifests.REJECTED_SCHEMA, ("sha256",))
         rows = pa.concat_tables([earlier.filter(pc.field("release") < release), rows])
     write_table(file, rows)
 
 
 def _sweep(manifest: Manifest) -> None:
-    """Remove Parquet files that no version names: an interrupted ingest of other rows or settings left them."""
+    """Remove Parquet files that no version names: an interrupted ingest of other rows or settings left them. The lock
+    says that nobody else writes here, so what kills left of files goes too.
+    """
+    storage.remove_drafts(manifest.root)
     named = {file.path for file in manifest.files}
     for file in storage.children(manifest.root):
         if SHARD_NAME.fullmatch(file.name) and file.name not in named:

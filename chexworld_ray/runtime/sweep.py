@@ -72,7 +72,7 @@ def sweep(
     trials = score(subjects, tasks, manifest, evaluation, out)
     rows = sweep_rows([VariantTrials(name, [t for t in trials if variant_of(t.run) == name]) for name in variants])
     write_results(out, rows)
-    say(f"report: {write_sweep_report(out)}")
+    say(f"report: {write_sweep_report(out, allowed=data)}")
     return rows
 
 

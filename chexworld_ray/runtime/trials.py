@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from chexworld_ray import storage
+from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import load_features, load_images
 from chexworld_ray.evaluation.settings import EvaluationSettings, FinetuneSettings, GridSettings
 from chexworld_ray.evaluation.trial import NEEDS, Scored, Trial, run_trial
@@ -152,6 +154,20 @@ def _trial(config: dict[str, Any], settings: EvaluationSettings) -> None:
 def _write(done: Scored, url: str) -> None:
     facts = json.dumps(done.facts | {"skipped": done.skipped})
     write_table(storage.place(url), done.scores.replace_schema_metadata({FACTS: facts}))
+
+
+def facts_of(scores: pa.Table, file: storage.Place) -> dict[str, Any]:
+    """What stands beside the scores in their file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        facts = json.loads((scores.schema.metadata or {})[FACTS])
+        counts = [int(facts.get(name, 0)) for name in ("train", "val")]
+        return facts | {"skipped": [str(line) for line in facts["skipped"]], "train": counts[0], "val": counts[1]}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise UserError(f"{file.url}: damaged scores; remove the file, and evaluate again") from None
 
 
 def _run(job: TrialJob, settings: EvaluationSettings, report: Any) -> Scored:

@@ -78,7 +78,7 @@ def _evaluate(one: Run, stored: StoredCheckpoint, manifest: Manifest, settings: 
     rows = add_results([random, subject], tasks_of(manifest, settings), manifest, settings, one.root)
     shown = [row for row in headlines(rows) if row.encoder == f"{one.root.name}@{stored.position}"]
     write_events(one.root, {f"evaluation/{_tag(row)}": row.value for row in shown}, stored.position)
-    write_report(one, None)
+    write_report(one, None, [manifest.root.url])
     values = ", ".join(f"{_tag(row)} {row.value:.3f}" for row in shown[:3])
     say(f"{stored.position} images seen: {values}{', …' if len(shown) > 3 else ''} ({time.monotonic() - began:.0f} s)")
     return rows

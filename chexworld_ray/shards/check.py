@@ -1,7 +1,6 @@
 """Does a data set hold what its manifest says? Files by hash, rows by count, images by decoding, patients by split."""
 
 import hashlib
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -9,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from chexworld_ray.errors import UserError
 from chexworld_ray.shards.decode import Rejected, decode_grey_jpeg
 from chexworld_ray.shards.ingest import leaking_patients
-from chexworld_ray.shards.manifest import REJECTED, Manifest
+from chexworld_ray.shards.manifest import REJECTED, REJECTED_SCHEMA, Manifest
 from chexworld_ray.shards.masks import decode_mask
-from chexworld_ray.shards.parquet import read_table
+from chexworld_ray.shards.parquet import parse_table, read_table
 from chexworld_ray.shards.records import FileRecord
-from chexworld_ray.shards.schema import projection
+from chexworld_ray.shards.schema import OPTIONAL, every_column, projection
 from chexworld_ray.shards.writer import table_counts
-from chexworld_ray.storage import Place, fetch
+from chexworld_ray.storage import Place, StorageError, fetch
 
 KEYS = ("image_id", "dataset", "patient_id", "split")
 
@@ -47,9 +46,11 @@ def problems(manifest: Manifest) -> list[str]:
 
 def _check_rejected(manifest: Manifest) -> Iterator[str]:
     try:
-        table = read_table(manifest.root / REJECTED)
-    except (OSError, pa.ArrowInvalid) as error:
-        yield f"{REJECTED}: can't be read ({type(error).__name__})"
+        table = read_table(manifest.root / REJECTED, REJECTED_SCHEMA, ("sha256",))
+    except StorageError:
+        raise
+    except UserError as error:
+        yield f"{REJECTED}: can't be used ({error})"
         return
     for number, release in enumerate(manifest.releases, start=1):
         reasons = table.filter(pc.field("release") == number)["reason"].to_pylist()
@@ -70,9 +71,10 @@ def _check_file(file: Place, record: FileRecord) -> tuple[list[str], pa.Table | 
         return [f"{record.path}: missing"], None
     if len(data) != record.bytes or hashlib.sha256(data).hexdigest() != record.sha256:
         return [f"{record.path}: not the bytes that were written ({len(data)} of {record.bytes})"], None
-    parquet = pq.ParquetFile(io.BytesIO(data))
-    groups = [parquet.metadata.row_group(at).num_rows for at in range(parquet.num_row_groups)]
-    table = parquet.read()
+    try:
+        table, groups = parse_table(data, record.path, every_column, OPTIONAL)
+    except UserError as error:
+        return [str(error)], None
     wrong = []
     if groups != record.row_groups:
         wrong.append(f"row groups of {groups} rows, the manifest says {record.row_groups}")

@@ -15,13 +15,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from chexworld_ray.config import from_dict
 from chexworld_ray.errors import UserError
+from chexworld_ray.shards.parquet import MAX_ROWS
 from chexworld_ray.shards.records import FileRecord
 from chexworld_ray.shards.schema import SCHEMA_VERSION, Columns
 from chexworld_ray.storage import Place, exists, place, read_json, write_json
+from chexworld_ray.trust import data_version, plain_name
 
 NAME = "manifest.json"
 REJECTED = "rejected.parquet"
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("source_path", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("sha256", pa.string()),
+        ("release", pa.int32()),
+    ]
+)
 _VERSION_NAME = re.compile(r"manifest(?:-\d+)?\.json")
 
 
@@ -222,27 +234,48 @@ def load(url: str) -> Manifest:
             f"{file.url}: schema version {record.get('schema_version')!r}, "
             f"this program reads {SCHEMA_VERSION}; ingest again"
         )
-    try:
-        manifest = _from_dict(root, record)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file.url}: damaged manifest ({type(error).__name__}: {error}); ingest again") from None
-    for entry in manifest.files:
-        if sum(entry.row_groups) != entry.rows:
-            raise UserError(f"{file.url}: damaged manifest: the row groups of {entry.path} do not add up to its rows")
+    manifest = _from_dict(root, record, file.url)
+    _check(manifest, file.url)
     return manifest
 
 
-def _from_dict(root: Place, record: dict[str, Any]) -> Manifest:
-    columns, sums = record["columns"], record["pixel_sums"]
-    return Manifest(
-        root,
-        record["data_version"],
-        [FileRecord(**entry) for entry in record["files"]],
-        Columns(
-            tuple(columns["labels"]), tuple(columns["masks"]), tuple((name, kind) for name, kind in columns["meta"])
-        ),
-        [Release(**release) for release in record["releases"]],
-        (float(sums[0]), float(sums[1]), float(sums[2])),
-        dict(record["settings"]),
-        None if record["key"] is None else KeyRecord(**record["key"]),
-    )
+@dataclass(frozen=True)
+class _Record:
+    """What is stored, as far as it is read again."""
+
+    data_version: str
+    files: list[FileRecord]
+    columns: Columns
+    releases: list[Release]
+    pixel_sums: tuple[float, float, float]
+    settings: dict[str, Any]
+    key: KeyRecord | None
+
+
+def _from_dict(root: Place, record: dict[str, Any], url: str) -> Manifest:
+    try:
+        read = from_dict(_Record, record, url)
+    except UserError as error:
+        raise UserError(f"{error}: a damaged manifest; ingest again") from None
+    return Manifest(root, **vars(read))
+
+
+def _check(manifest: Manifest, url: str) -> None:
+    """A manifest may be a stranger's: names lead to nothing outside of its folder, numbers are possible ones.
+
+    Raises:
+        UserError: so it is not.
+    """
+    data_version(manifest.data_version, url)
+    pixels, *sums = manifest.pixel_sums
+    if not all(math.isfinite(value) and 0 <= value <= 1.001 * pixels for value in (pixels, *sums)):
+        raise UserError(f"{url}: damaged manifest: sums of pixels {manifest.pixel_sums} are not of values on [0, 1]")
+    for name, count in Counter(manifest.columns.schema().names).items():
+        if count > 1:
+            raise UserError(f"{url}: damaged manifest: {count} columns of the name {name!r}")
+    for entry in manifest.files:
+        plain_name(entry.path, url)
+        if not (entry.bytes > 0 and all(0 < rows <= MAX_ROWS for rows in entry.row_groups)):
+            raise UserError(f"{url}: damaged manifest: {entry.path} has no, or impossible, row groups or bytes")
+        if sum(entry.row_groups) != entry.rows:
+            raise UserError(f"{url}: damaged manifest: the row groups of {entry.path} do not add up to its rows")

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
-from chexworld_ray.shards.manifest import REJECTED, Manifest
+from chexworld_ray.shards.manifest import REJECTED, REJECTED_SCHEMA, Manifest
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.reader import read_images
 from chexworld_ray.shards.sources.listing import Listing
@@ -50,7 +50,9 @@ def _hashed_rows(manifest: Manifest) -> list[tuple[str, str, str | None]]:
     """(path, reason or nothing, sha256) of all images and rejects whose path was hashed, by path."""
     images = read_images(manifest).select(["source_path", "sha256"])
     images = images.append_column("reason", pa.array([""] * images.num_rows, pa.string()))
-    rejected = read_table(manifest.root / REJECTED).select(["source_path", "sha256", "reason"])
+    rejected = read_table(manifest.root / REJECTED, REJECTED_SCHEMA, ("sha256",)).select(
+        ["source_path", "sha256", "reason"]
+    )
     rows = (row for table in (images, rejected) for row in table.to_pylist())
     return sorted(
         ((row["source_path"], row["reason"], row["sha256"]) for row in rows if _HASHED.fullmatch(row["source_path"])),

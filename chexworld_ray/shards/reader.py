@@ -1,17 +1,20 @@
 """Reading Parquet row groups, and the rows of a plan's window in their order."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from chexworld_ray.errors import UserError
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.parquet import Footer, read_columns, read_footer
 from chexworld_ray.shards.plan import Plan, Window, share_size
 from chexworld_ray.shards.records import IMAGE_SCHEMA
-from chexworld_ray.shards.schema import FIXED_FIELDS, column_type
-from chexworld_ray.storage import place
+from chexworld_ray.shards.schema import FIXED_FIELDS, OPTIONAL, column_fields
+from chexworld_ray.storage import Place, place
 
 STREAM_SCHEMA = pa.schema([("position", pa.int64()), ("image_id", pa.string()), ("image", pa.binary())])
 PADDING_POSITION = -1
@@ -19,23 +22,29 @@ FIXED_NAMES = {field.name for field in FIXED_FIELDS}
 
 
 @lru_cache(maxsize=64)
-def _footer(url: str) -> pq.FileMetaData:
-    file = place(url)
-    with file.fs.open(file.path, "rb") as handle:
-        return pq.ParquetFile(handle).metadata
+def _footer(url: str) -> Footer:
+    with _opened(place(url)) as handle:
+        return read_footer(handle, url)
 
 
 def read_row_group(url: str, index: int, columns: Sequence[str]) -> pa.Table:
-    """Some columns of one row group; label columns that came with a later release are all null."""
-    file = place(url)
-    with file.fs.open(file.path, "rb") as handle:
-        parquet = pq.ParquetFile(handle, metadata=_footer(url), pre_buffer=True)
-        there = set(parquet.schema_arrow.names)
-        table = parquet.read_row_group(index, columns=[name for name in columns if name in there])
-    for name in columns:
-        if name not in there:
-            table = table.append_column(name, pa.nulls(table.num_rows, column_type(name)))
-    return table.select(list(columns))
+    """Some columns of one row group; columns that came with a later release are all null.
+
+    Raises:
+        UserError: there is no such file, or it is no shard with these columns.
+    """
+    with _opened(place(url)) as handle:
+        return read_columns(handle, _footer(url), partial(column_fields, columns), OPTIONAL, index)
+
+
+@contextmanager
+def _opened(file: Place) -> Iterator[Any]:
+    try:
+        handle = file.fs.open(file.path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"{file.url}: no such file, though the manifest names it; chexworld inspect --check") from None
+    with handle:
+        yield handle
 
 
 def read_images(manifest: Manifest) -> pa.Table:
@@ -44,8 +53,8 @@ def read_images(manifest: Manifest) -> pa.Table:
     tables = [IMAGE_SCHEMA.empty_table()]
     for record in manifest.files:
         file = manifest.root / record.path
-        with file.fs.open(file.path, "rb") as handle:
-            table = pq.read_table(handle, columns=names)
+        with _opened(file) as handle:
+            table = read_columns(handle, read_footer(handle, file.url), partial(column_fields, names))
         full = {name: table[name] if name in names else pa.nulls(table.num_rows) for name in IMAGE_SCHEMA.names}
         full["file"] = pa.array([record.path] * table.num_rows, pa.string())
         tables.append(pa.table(full).cast(IMAGE_SCHEMA))
@@ -63,11 +72,11 @@ def read_window(plan: Plan, window: Window, start: int, stop: int, global_batch:
         read_row_group(plan.groups[group].url, plan.groups[group].index, ("image_id", "image"))
         for group in window.groups
     ]
-    rows = (
-        pa.concat_tables(tables)
-        .combine_chunks()
-        .take(plan.window_order(window)[low - window.start : high - window.start])
-    )
+    whole = pa.concat_tables(tables)
+    if whole.num_rows != window.rows:
+        names = sorted({plan.groups[group].url for group in window.groups})
+        raise UserError(f"{names[0]}: {whole.num_rows} rows in a window of {window.rows}; chexworld inspect --check")
+    rows = whole.combine_chunks().take(plan.window_order(window)[low - window.start : high - window.start])
     positions = np.arange(low, high)
     table = pa.table([pa.array(positions), rows["image_id"], rows["image"]], schema=STREAM_SCHEMA)
     if not padding:

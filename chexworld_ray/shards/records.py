@@ -1,13 +1,15 @@
 """What a chunk leaves behind: its files, its rejects, and one line for each image it kept."""
 
-import io
 import json
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
+from chexworld_ray.errors import UserError
+from chexworld_ray.shards.parquet import read_table, write_table
 from chexworld_ray.shards.source import Reject
-from chexworld_ray.storage import Place, fetch, write_bytes
+from chexworld_ray.storage import Place
+from chexworld_ray.trust import plain_name
 
 IMAGE_SCHEMA = pa.schema(
     [
@@ -58,28 +60,31 @@ class ChunkRecord:
 
 
 def save_record(place: Place, record: ChunkRecord) -> None:
-    """Write a record as one Arrow file, whole or not at all."""
+    """Write a record as one Parquet file, whole or not at all."""
     head = {
         "files": [asdict(file) for file in record.files],
         "rejected": [asdict(reject) for reject in record.rejected],
         "keyed": record.keyed,
     }
-    table = record.images.replace_schema_metadata({"record": json.dumps(head), "seconds": json.dumps(record.seconds)})
-    buffer = io.BytesIO()
-    with pa.ipc.new_file(buffer, table.schema) as writer:
-        writer.write_table(table)
-    write_bytes(place, buffer.getvalue())
+    pairs = {"record": json.dumps(head), "seconds": json.dumps(record.seconds)}
+    write_table(place, record.images.replace_schema_metadata(pairs))
 
 
 def load_record(place: Place) -> ChunkRecord:
-    """The inverse of `save_record`."""
-    table = pa.ipc.open_file(fetch(place)).read_all()
-    metadata = table.schema.metadata
-    head = json.loads(metadata[b"record"])
-    return ChunkRecord(
-        [FileRecord(**file) for file in head["files"]],
-        [Reject(**reject) for reject in head["rejected"]],
-        head["keyed"],
-        table.replace_schema_metadata(None),
-        json.loads(metadata[b"seconds"]),
-    )
+    """The inverse of `save_record`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    table = read_table(place, IMAGE_SCHEMA)
+    pairs = table.schema.metadata or {}
+    try:
+        head = json.loads(pairs[b"record"])
+        files = [FileRecord(**file) for file in head["files"]]
+        for file in files:
+            plain_name(file.path, place.url)
+        rejected = [Reject(**reject) for reject in head["rejected"]]
+        seconds = json.loads(pairs[b"seconds"])
+        return ChunkRecord(files, rejected, head["keyed"], table.replace_schema_metadata(None), seconds)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{place.url}: damaged ({type(error).__name__}); remove it, and ingest again") from None

@@ -1,5 +1,6 @@
 """The Arrow schema of a shard (version 2), and the words that views go by."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,9 +77,35 @@ class Columns:
         )
 
 
-def column_type(name: str) -> pa.DataType:
-    """Type of a label or mask column, by its prefix."""
-    return pa.binary() if name.startswith("mask_") else pa.float32()
+_FIXED = {field.name: field for field in FIXED_FIELDS}
+OPTIONAL = ("label_", "mask_", "meta_")
+"""Columns that a later release may have brought, so that older files lack them."""
+
+
+def column_fields(names: Iterable[str], stored: pa.Schema) -> pa.Schema:
+    """Columns of a shard by their names; a meta column is a number or text, as it is stored.
+
+    Raises:
+        UserError: a name is no column of a shard.
+    """
+    return pa.schema([_FIXED.get(name) or pa.field(name, _type(name, stored)) for name in names])
+
+
+def _type(name: str, stored: pa.Schema) -> pa.DataType:
+    if name.startswith("label_"):
+        return pa.float32()
+    if name.startswith("mask_"):
+        return pa.binary()
+    if name.startswith("meta_"):
+        number = name in stored.names and pa.types.is_floating(stored.types[stored.names.index(name)])
+        return pa.float64() if number else pa.string()
+    raise UserError(f"{name!r} is no column of a shard")
+
+
+def every_column(stored: pa.Schema) -> pa.Schema:
+    """All that a shard holds, in its order: the fixed columns and those with the prefixes of others."""
+    others = [name for name in stored.names if name.startswith(OPTIONAL)]
+    return column_fields([*_FIXED, *others], stored)
 
 
 def projection(view: str) -> Projection:

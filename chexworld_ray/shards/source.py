@@ -149,6 +149,8 @@ class Source:
     """Where each packed row stands among the owner's, from 1."""
     origin: dict[str, str] = field(default_factory=dict)
     """Column of the shards → column of the table that it was, where their names differ."""
+    allowed: tuple[str, ...] = ()
+    """Where paths of rows may lead beside the root (`trust.allowed_prefixes`)."""
 
     @property
     def found(self) -> int:

@@ -16,16 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chexworld_ray.errors import UserError
 from chexworld_ray.shards.decode import Rejected
 from chexworld_ray.shards.identify import rejected_row
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord
 from chexworld_ray.shards.row import Stopwatch, shard_row
-from chexworld_ray.shards.schema import Columns, projection
+from chexworld_ray.shards.schema import OPTIONAL, Columns, every_column, projection
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Reject, SourceRow, named_like_picture, printable
-from chexworld_ray.storage import Place, exists, fetch, remove, resolve, write_bytes
+from chexworld_ray.storage import Place, exists, fetch, remove, write_bytes
+from chexworld_ray.trust import resolve
 
 SHARD_NAME = re.compile(r"[\w.-]+-(?:frontal|lateral|unknown)-\d{2,}-\d{5,}\.parquet")
 READ_AHEAD = 8  # files that are fetched while others are decoded: object stores answer late, not slowly
@@ -39,8 +41,10 @@ def write_chunk(
     settings: WriteSettings,
     key: Pseudonyms,
     out: Place,
+    allowed: Sequence[str] = (),
 ) -> ChunkRecord:
-    """Decode, clean and write the rows of one chunk; a bad file is recorded, never fatal.
+    """Decode, clean and write the rows of one chunk; a bad file is recorded, never fatal. Paths of rows lead below
+    `root` or `allowed`.
 
     Raises:
         UserError: the storage can't be reached or refuses altogether.
@@ -55,7 +59,7 @@ def write_chunk(
     def read(path: str) -> bytes:
         began = time.thread_time()
         try:
-            return _read(resolve(root, path), root)
+            return _read(root, path, allowed)
         finally:
             reading_seconds.append(time.thread_time() - began)
 
@@ -87,7 +91,11 @@ def write_chunk(
     return ChunkRecord(files, rejected, keyed, pa.Table.from_pylist(kept, schema=IMAGE_SCHEMA), {**watch.seconds})
 
 
-def _read(file: Place, root: Place) -> bytes:
+def _read(root: Place, path: str, allowed: Sequence[str]) -> bytes:
+    try:
+        file = resolve(root, path, allowed)
+    except UserError:
+        raise Rejected("outside the folder", "no --allow-prefix names it") from None
     try:
         return fetch(file)
     except FileNotFoundError:
@@ -137,10 +145,9 @@ def drop_rows(out: Place, record: FileRecord, image_ids: set[str], row_group_ima
     Done again after an interruption it ends the same.
     """
     file = out / record.path
-    try:
-        table = read_table(file)
-    except FileNotFoundError:
+    if not exists(file):
         return None
+    table = read_table(file, every_column, OPTIONAL)
     keep = [image_id not in image_ids for image_id in table["image_id"].to_pylist()]
     if not any(keep):
         remove(file)

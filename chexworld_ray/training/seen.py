@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.storage import Place, children, fetch, write_bytes
+from chexworld_ray.shards.parquet import read_table, tables, write_table
+from chexworld_ray.storage import Place
 
 FOLDER = "seen"
 SCHEMA = pa.schema(
@@ -61,9 +61,7 @@ def write_seen(run: Place, attempt: Attempt, stop: int, rows: pa.Table) -> None:
     """
     values = (attempt.name, str(stop), attempt.before, str(attempt.start))
     table = rows.sort_by("position").replace_schema_metadata(dict(zip(FIELDS, values, strict=True)))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_bytes(run / FOLDER / f"{stop:012d}-{attempt.name}.parquet", sink.getvalue().to_pybytes())
+    write_table(run / FOLDER / f"{stop:012d}-{attempt.name}.parquet", table)
 
 
 def lineage(run: Place, attempt: str, position: int) -> pa.Table:
@@ -72,13 +70,27 @@ def lineage(run: Place, attempt: str, position: int) -> pa.Table:
     Raises:
         UserError: the run was not told to record what it sees.
     """
-    files = [pq.read_table(pa.BufferReader(fetch(file))) for file in children(run / FOLDER)]
-    told = [{name: (table.schema.metadata or {})[name.encode()].decode() for name in FIELDS} for table in files]
-    tables = [SCHEMA.empty_table()]
+    places = tables(run / FOLDER)
+    files = [read_table(place, SCHEMA) for place in places]
+    told = [_said(place, table) for place, table in zip(places, files, strict=True)]
+    rows = [SCHEMA.empty_table()]
+    passed: set[str] = set()
     while attempt:
+        if attempt in passed:
+            raise UserError(f"{run.url}: attempt {attempt} is told to have gone on from itself; {FOLDER}/ is damaged")
+        passed.add(attempt)
         mine = [at for at, entry in enumerate(told) if entry["attempt"] == attempt and int(entry["stop"]) <= position]
         if not mine:
             raise UserError(f"{run.url}: nothing recorded of attempt {attempt}; --record-seen from the first start on")
-        tables += [files[at].replace_schema_metadata(None) for at in mine]
+        rows += [files[at].replace_schema_metadata(None) for at in mine]
         attempt, position = told[mine[0]]["from_attempt"], int(told[mine[0]]["from_position"])
-    return pa.concat_tables(tables).sort_by("position")
+    return pa.concat_tables(rows).sort_by("position")
+
+
+def _said(file: Place, table: pa.Table) -> dict[str, str]:
+    """Which checkpoint a file belongs to, and where its attempt went on from."""
+    pairs = table.schema.metadata or {}
+    said = {name: pairs.get(name.encode(), b"").decode(errors="replace") for name in FIELDS}
+    if not (said["stop"].isdecimal() and said["from_position"].isdecimal()):
+        raise UserError(f"{file.url}: does not say which checkpoint it belongs to; it is damaged")
+    return said

@@ -98,7 +98,7 @@ def test_an_interrupted_ingest_goes_on_and_ends_with_the_same_bytes(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ingests, "settle", stop)
         ingest(phantoms, str(cut), SETTINGS)
-    records = sorted((cut / ingests.WORK).glob("*.arrow"))
+    records = sorted((cut / ingests.WORK).glob("*.record.parquet"))
     assert not (cut / "manifest.json").exists()
     records[0].unlink()
     lost = next(cut.glob("train-*.parquet"))

@@ -61,7 +61,7 @@ def contents(out: Path) -> dict[str, bytes]:
 def wait_for_records(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     """Until at least `count` chunks are finished."""
     end = time.monotonic() + 240
-    while len(list((out / "_ingest").glob("*.arrow"))) < count:
+    while len(list((out / "_ingest").glob("*.record.parquet"))) < count:
         assert process.poll() is None, "the ingest ended before it was disturbed"
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -77,7 +77,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
         first.send_signal(signal.SIGSTOP)  # alive, and not done before the second has looked
         second = run(source, str(out))
         # Its workers are not stopped, and may finish what they hold at any time: records first, then files.
-        records = len(list((out / "_ingest").glob("*.arrow")))
+        records = len(list((out / "_ingest").glob("*.record.parquet")))
         finished = {file.name: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
     finally:
         first.kill()

@@ -2,21 +2,24 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns
 from chexworld_ray.shards.source import SetAside, Source, SourceRow, named_like_dicom, pack, printable
 from chexworld_ray.shards.sources.cells import row_fault
-from chexworld_ray.storage import Place, exists, listed_below, place, resolve
+from chexworld_ray.storage import Place, StorageError, exists, listed_below, place
+from chexworld_ray.trust import allowed_prefixes, resolve
 
 NOT_IMAGES = frozenset(
     {"csv", "tsv", "gz", "json", "jsonl", "txt", "md", "rst", "pdf", "html", "xml", "yaml", "yml", "parquet", "arrow"}
     | {"npy", "npz", "pt", "xls", "xlsx", "doc", "docx", "py", "ipynb", "log", "zip", "tar", "tgz", "7z", "rar", "db"}
+    | {"draft"}  # what a kill left of a file of ours
     | {"sqlite", "ini", "cfg", "sha256", "md5"}
 )
-MISSING, BAD_CELL, UNREADABLE_FOLDER = "missing file", "bad table cell", "folder can't be listed"
+MISSING, OUTSIDE = "missing file", "outside the folder"
+BAD_CELL, UNREADABLE_FOLDER = "bad table cell", "folder can't be listed"
 _MASK_FOLDER = re.compile(r"(?i)^(?:\w*[-_ ])?masks?$|^(?:left|right|manual)masks?$")
 _MASK_NAME = re.compile(r"(?i)[-_]mask(?:\.[a-z0-9]+)?$")
 
@@ -31,6 +34,8 @@ class Listing:
     """Name without folders → paths."""
     refused: dict[str, str] = field(default_factory=dict)
     """Folders that can't be listed, with what the system says."""
+    allowed: tuple[str, ...] = ()
+    """Where tables may lead beside the root (`trust.allowed_prefixes`)."""
 
     def find(self, name: str, folder: str | None = None) -> str | None:
         """The first path (by spelling) with this name, in a folder of this name where one is given."""
@@ -57,8 +62,8 @@ class Listing:
         return sorted(path for name, paths in self.by_name.items() if form.fullmatch(name) for path in paths)
 
 
-def list_files(root_url: str) -> Listing:
-    """List a folder.
+def list_files(root_url: str, allowed: Sequence[str] = ()) -> Listing:
+    """List a folder, whose tables may also name what lies below `allowed` prefixes.
 
     Raises:
         UserError: there is no such folder, or it can't be listed.
@@ -75,7 +80,7 @@ def list_files(root_url: str) -> Listing:
     for path in paths:
         by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
     folders = {folder.path.removeprefix(prefix): said for folder, said in refused.items()}
-    return Listing(root, frozenset(paths), by_name, folders)
+    return Listing(root, frozenset(paths), by_name, folders, allowed_prefixes(allowed))
 
 
 def kind_of(path: str) -> str | None:
@@ -131,7 +136,9 @@ def collect(
     kinds: Counter[str] = Counter()
     for path in listing.paths - images:
         kinds["mask" if path in masks else kind_of(path) or "unlisted"] += 1
-    return Source(listing.root.url, packed, columns, aside, dict(sorted(kinds.items())), tuple(numbers))
+    return Source(
+        listing.root.url, packed, columns, aside, dict(sorted(kinds.items())), tuple(numbers), allowed=listing.allowed
+    )
 
 
 def _check_once(ids: dict[str, int], row: SourceRow, number: int, table: str) -> None:
@@ -142,7 +149,13 @@ def _check_once(ids: dict[str, int], row: SourceRow, number: int, table: str) ->
 
 def _why_aside(listing: Listing, row: SourceRow, files: list[str], number: int, table: str) -> SetAside | None:
     """Why a row goes no further; None where it does."""
-    absent = [path for path in (row.path, *files) if not _is_there(listing, path)]
+    try:
+        absent = [path for path in (row.path, *files) if not _is_there(listing, path)]
+    except StorageError:
+        raise
+    except UserError as error:
+        told = f"row {number}: {'a path there leads out of the folder' if row.among_dicom else error}"
+        return SetAside(row.path, OUTSIDE, told, row.among_dicom, row.published)
     if absent:
         told = f"row {number}" if row.among_dicom else f"{printable(absent[0])} (row {number})"
         return SetAside(row.path, MISSING, told, row.among_dicom, row.published)
@@ -155,8 +168,11 @@ def _why_aside(listing: Listing, row: SourceRow, files: list[str], number: int, 
 def _refuse_missing(
     aside: list[SetAside], skip_missing: bool, some_left: bool, number_of_rows: int, table: str
 ) -> None:
-    missing = [one for one in aside if one.reason == MISSING]
-    if missing and not (skip_missing and some_left):
+    if skip_missing and some_left:
+        return
+    if outside := [one for one in aside if one.reason == OUTSIDE]:
+        raise UserError(f"{table}: {outside[0].detail}")
+    if missing := [one for one in aside if one.reason == MISSING]:
         raise UserError(
             f"{table}: {len(missing)} of {number_of_rows} rows name files that are not there, first "
             f"{missing[0].detail}; correct the table, or set such rows aside with --skip-missing"
@@ -170,5 +186,7 @@ def _folders(listing: Listing, among_dicom: bool) -> list[SetAside]:
 
 
 def _is_there(listing: Listing, path: str) -> bool:
-    outside = path.startswith(("/", "..")) or "://" in path
-    return path in listing.paths or (outside and exists(resolve(listing.root, path)))
+    if path in listing.paths:
+        return True
+    named = resolve(listing.root, path, listing.allowed)
+    return (path.startswith("/") or ".." in path.split("/") or "://" in path) and exists(named)

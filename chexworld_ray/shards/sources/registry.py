@@ -1,6 +1,6 @@
 """Which adapter reads which data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.settings import Dataset
@@ -39,8 +39,10 @@ def read_source(
     label_columns: tuple[str, ...] | None = None,
     skip_missing: bool = False,
     keep_columns: tuple[str, ...] = (),
+    allowed: Sequence[str] = (),
 ) -> Source:
-    """The rows of a data set. `labels` (a table), `label_columns` and `keep_columns` are for plain folders.
+    """The rows of a data set. `labels` (a table), `label_columns` and `keep_columns` are for plain folders. Tables may
+    name files below `root`, and below the prefixes that are `allowed`.
 
     Raises:
         UserError: no such folder, a table that can't be read, missing files, or a table given for an owner's layout.
@@ -52,7 +54,7 @@ def read_source(
         )
     if labels is None and keep_columns:
         raise UserError("--keep-columns: names columns of a table; say which one with --labels")
-    listing = list_files(root)
+    listing = list_files(root, allowed)
     if dataset == "folder":
         return read_folder(listing, labels, label_columns, skip_missing, keep_columns)
     return OWNERS[dataset](listing, skip_missing)
