@@ -18,6 +18,7 @@ from chexworld_ray.shards.manifest import FileRecord, Manifest
 from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.shards.row import Stopwatch, prepare
 from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.trust import data_version
 
 FACTS, ENCODER, PARTS = "embeddings.json", "encoder.safetensors", "parts"
 
@@ -54,7 +55,9 @@ def read_facts(folder: storage.Place) -> Embeddings:
     """
     if not storage.exists(folder / FACTS):
         raise UserError(f"{folder.url}: no embeddings there (no {FACTS}); chexworld embed --out {folder.url}")
-    return from_dict(Embeddings, storage.read_json(folder / FACTS), (folder / FACTS).url)
+    facts = from_dict(Embeddings, storage.read_json(folder / FACTS), (folder / FACTS).url)
+    data_version(facts.data_version, (folder / FACTS).url)
+    return facts
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What an analysis found: a table, and the curves of its picture."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from chexworld_ray import storage
+from chexworld_ray.config import from_dict
 from chexworld_ray.metrics.bootstrap import bootstrap
 
 FOLDER = "analyses"  # of a run
@@ -44,14 +44,32 @@ class Outcome:
 
 
 def read_outcomes(run: storage.Place) -> list[tuple[Outcome, bytes]]:
-    """What was found of a run so far, with its pictures (PNG)."""
+    """What was found of a run so far, with its pictures (PNG).
+
+    Raises:
+        UserError: a file of it is damaged.
+    """
     files = [file for file in storage.children(run / FOLDER) if file.name.endswith(".json")]
     pictures = [run / FOLDER / f"{file.name.removesuffix('.json')}.png" for file in files]
     return [
-        (Outcome(**json.loads(storage.fetch(file))), storage.fetch(picture))
+        (_read(file), storage.fetch_named(picture))
         for file, picture in zip(files, pictures, strict=True)
         if storage.exists(picture)
     ]
+
+
+@dataclass(frozen=True)
+class _Record:
+    name: str
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str
+    curves: dict[str, list[float]]
+
+
+def _read(file: storage.Place) -> Outcome:
+    return Outcome(**vars(from_dict(_Record, storage.read_json(file), file.url)))
 
 
 def interval(values_N: np.ndarray, patients: Sequence[str], classes_N: np.ndarray | None = None) -> str:

@@ -19,7 +19,7 @@ from chexworld_ray.reports.html import write_report
 from chexworld_ray.reports.page import render
 from chexworld_ray.reports.text import asked
 from chexworld_ray.storage import Place, children, exists, place, write_bytes
-from chexworld_ray.training.log import read_metrics
+from chexworld_ray.training.log import read_numbers
 from chexworld_ray.training.run import CONFIG, Run, checkpoints, load, load_url
 
 NAME = "comparison.html"
@@ -80,7 +80,7 @@ def _write(
     allowed: Sequence[str],
 ) -> str:
     """`variants`: run → what it is a seed of; `rows`: what is compared; `every`: also of earlier checkpoints."""
-    records = {run.root.name: read_metrics(run.root) for run in runs}
+    records = {run.root.name: read_numbers(run.root) for run in runs}
     found = [data_sets(run, allowed) for run in runs]
     data = {manifest.data_version: manifest for manifests, _ in found for manifest in manifests}
     page = render(

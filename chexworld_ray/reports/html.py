@@ -16,7 +16,7 @@ from chexworld_ray.reports.page import embedded, render
 from chexworld_ray.reports.text import asked
 from chexworld_ray.reports.views import views_picture
 from chexworld_ray.storage import place, write_bytes
-from chexworld_ray.training.log import read_metrics
+from chexworld_ray.training.log import read_numbers
 from chexworld_ray.training.run import Run, checkpoints
 
 NAME = "report.html"
@@ -26,7 +26,7 @@ def write_report(run: Run, out: str | None, allowed: Sequence[str] = ()) -> str:
     """Write the page; returns its URL. Data sets that have moved away are named, not shown; so are those outside of the
     run's store that are not below one of the prefixes that the user `allowed`.
     """
-    records = read_metrics(run.root)
+    records = read_numbers(run.root)
     rows = headlines(read_results(run.root))
     data, missing = data_sets(run, allowed)
     stored = checkpoints(run.root)

@@ -20,7 +20,7 @@ from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import Place
 from chexworld_ray.training import run
-from chexworld_ray.training.checkpoint_files import position_of
+from chexworld_ray.training.checkpoint_files import folder_name, position_of
 from chexworld_ray.training.trackers import require
 
 RAY_LIST = "checkpoint_manager_snapshot.json"
@@ -141,11 +141,20 @@ def _listed(root: Place) -> set[str]:
         return set()
     try:
         record = json.loads(storage.fetch(file))
-    except ValueError:
+    except (ValueError, RecursionError):
         say(f"{file.url} was cut short, and is removed: a new one comes with the next checkpoint")
         storage.remove(file)
         return set()
-    return {entry["checkpoint_dir_name"] for entry in record["checkpoint_results"]}
+    try:
+        names = {str(entry["checkpoint_dir_name"]) for entry in record["checkpoint_results"]}
+        latest = record.get("latest_checkpoint_result") or {"checkpoint_dir_name": next(iter(names), folder_name(0))}
+        every = [*names, str(latest["checkpoint_dir_name"])]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{file.url}: damaged; remove it: what is whole, each checkpoint tells itself") from None
+    for name in every:  # Ray removes such folders
+        if position_of(name) is None:
+            raise UserError(f"{file.url}: names {name[:80]!r}, which is no checkpoint; the run is damaged")
+    return names
 
 
 def _remove_orphans(root: Place, listed: set[str]) -> None:

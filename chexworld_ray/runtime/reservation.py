@@ -9,6 +9,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from chexworld_ray import storage
 from chexworld_ray.storage import Place
+from chexworld_ray.trust import plain_name
 
 FILE = "reservation.json"
 COORDINATOR = "AutoscalingCoordinator"
@@ -28,5 +29,5 @@ def release(run: Place) -> None:
         coordinator = ray.get_actor(COORDINATOR, namespace=COORDINATOR)
     except ValueError:  # nobody has asked this cluster for machines yet
         return
-    requester = storage.read_json(run / FILE)["requester"]
+    requester = plain_name(storage.read_json(run / FILE).get("requester"), (run / FILE).url)
     ray.get(coordinator.cancel_request.remote(requester_id=requester), timeout=TIMEOUT)

@@ -183,9 +183,11 @@ def _refuse_if_alive(file: Place, work: Work, watch_seconds: float) -> None:
 
 def _read(file: Place) -> dict[str, Any] | None:
     try:
-        return read_json(file)
+        told = read_json(file)
     except UserError:
         return None
+    kinds = {"host": str, "name": str, "pid": int, "started": float, "beat": int}
+    return told if all(type(told.get(name)) is kind for name, kind in kinds.items()) else None
 
 
 def _runs(pid: int, started: float) -> bool:

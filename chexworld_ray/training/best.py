@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from chexworld_ray.config import ModelSettings
+from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.storage import Place, StorageError, exists, read_json, write_bytes, write_json
@@ -17,7 +18,10 @@ class KeepBest:
         self, run: Place, model: ModelSettings, pixels: tuple[float, float], say: Callable[[str], None]
     ) -> None:
         self._run, self._model, self._pixels, self._say = run, model, pixels, say
-        self._value = float(read_json(run / TOLD)["probe_knn"]) if exists(run / TOLD) else float("-inf")
+        told = read_json(run / TOLD).get("probe_knn") if exists(run / TOLD) else float("-inf")
+        if not isinstance(told, float | int):
+            raise UserError(f"{(run / TOLD).url}: no probe_knn in it; it is damaged: remove it, and start again")
+        self._value = float(told)
 
     def __call__(self, target: Encoder, value: float, position: int) -> None:
         """Write them where none before had a higher value. A storage that is away is told of; a next best comes."""

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from chexworld_ray.config import ModelSettings
+from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.objectives.world_model import WorldModel
-from chexworld_ray.storage import Place, write_bytes, write_json
+from chexworld_ray.storage import Place, place, read_json, write_bytes, write_json
 from chexworld_ray.training.checkpoint_files import ENCODER, MANIFEST, OPTIMIZER, PREDICTOR, STATE, TARGET
 from chexworld_ray.training.parallel import load_whole, load_whole_optimizer, whole_optimizer, whole_state
 from chexworld_ray.training.state import TrainState
@@ -80,13 +82,32 @@ def _files(copy: Snapshot) -> Iterator[tuple[str, bytes]]:
 
 
 def load(state: TrainState, folder: Path) -> dict[str, Any]:
-    """Put a whole checkpoint into `state`; returns its state.json."""
+    """Put a whole checkpoint into `state`; returns its state.json.
+
+    Raises:
+        UserError: state.json is damaged.
+    """
     load_whole(state.model.encoder.vit, load_file(folder / ENCODER))
     load_whole(state.target.vit, load_file(folder / TARGET))
     load_whole(state.model.predictor, load_file(folder / PREDICTOR))
     optimizer = torch.load(folder / OPTIMIZER, weights_only=True, map_location=state.device)
     load_whole_optimizer(state.optimizer, optimizer)
-    record = json.loads((folder / STATE).read_text())
-    state.position = int(record["position"])
+    record = _read_facts(folder)
+    state.position = record["position"]
     state.skipped = torch.tensor(float(record["skipped_steps"]), device=state.device)
+    return record
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """state.json: a stranger's may hold anything.
+
+    Raises:
+        UserError: it does not say what a start needs to know.
+    """
+    record = read_json(place(str(folder / STATE)))
+    for name in ("position", "skipped_steps"):
+        if type(record.get(name)) is not int or not 0 <= record[name] < 1 << 53:
+            raise UserError(f"{STATE} of the checkpoint: {name} is no number of images or steps; it is damaged")
+    if not isinstance(record.get("plan"), str) or not re.fullmatch(r"\w*", str(record.get("attempt", ""))):
+        raise UserError(f"{STATE} of the checkpoint: no plan, or an attempt that is no name; it is damaged")
     return record

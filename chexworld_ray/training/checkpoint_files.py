@@ -14,6 +14,7 @@ from pathlib import Path
 MANIFEST = "MANIFEST.json"
 ENCODER, TARGET, PREDICTOR = "encoder.safetensors", "target.safetensors", "predictor.safetensors"
 OPTIMIZER, STATE = "optimizer.pt", "state.json"
+FILES = (ENCODER, TARGET, PREDICTOR, OPTIMIZER, STATE)
 PREFIX = "checkpoint_"
 
 
@@ -37,9 +38,11 @@ def damage(folder: Path) -> str | None:
     try:
         entries = json.loads((folder / MANIFEST).read_text())["files"]
         written = [(name, entry["bytes"], entry["sha256"]) for name, entry in entries.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"no readable {MANIFEST}"
     for name, size, digest in written:
+        if name not in FILES:
+            return f"{MANIFEST} names {name[:80]!r}, which is no file of a checkpoint"
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"

@@ -14,7 +14,7 @@ from chexworld_ray.models.fold import BIAS, POSITIONS, WEIGHT, PatchEmbedding, r
 from chexworld_ray.models.published import Published, read_published
 from chexworld_ray.models.timm_weights import read_timm
 from chexworld_ray.models.weights import is_encoder_file, read_encoder
-from chexworld_ray.storage import exists, fetch, place, read_json, write_json
+from chexworld_ray.storage import exists, fetch, fetch_named, place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.checkpoint_files import PREDICTOR, folder_name, position_of
 from chexworld_ray.training.parallel import load_whole, whole
@@ -57,7 +57,9 @@ def read_start(init: str, base: ModelSettings) -> Start:
         return Start(info.model, (info.mean, info.std), encoder.vit.state_dict(), target.vit.state_dict(), predictor)
     if not exists(root):
         raise UserError(f"--init {init}: no such run or file")
-    data = fetch(root)
+    if root.fs.isdir(root.path):
+        raise UserError(f"--init {init}: a folder without a run (no {run.CONFIG}); name a run, a checkpoint or a file")
+    data = fetch_named(root)
     if not root.is_local or is_encoder_file(data):
         encoder, info = read_encoder(data, init)
         tensors = encoder.vit.state_dict()

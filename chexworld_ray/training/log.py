@@ -5,33 +5,66 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from chexworld_ray.storage import Place, exists, fetch, write_bytes
+from chexworld_ray.errors import UserError
+from chexworld_ray.storage import Place, exists, fetch_named, write_bytes
 from chexworld_ray.training.trackers import Tracking
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+SHOWN = ("images_seen", "loss", "rankme", "images_per_second", "wait_fraction")
+"""What a report shows, and every record of training holds."""
 
 
-def read_metrics(run: Place) -> list[dict[str, Any]]:
-    """Records of a run by images seen; empty where there are none.
+def read_metrics(run: Place, needed: tuple[str, ...] = ("images_seen",)) -> list[dict[str, Any]]:
+    """Records of a run by images seen, each with the numbers that are `needed`; empty where there are none.
 
     A line that a full disk or a lost machine cut short is left out: no run may fail to start again for its curve.
+
+    Raises:
+        UserError: a whole line is no record of numbers.
     """
     file = run / METRICS
     if not exists(file):
         return []
     records = []
-    for line in fetch(file).decode(errors="replace").splitlines():
-        with suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
+    for number, line in enumerate(fetch_named(file).decode(errors="replace").split("\n"), start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        except (ValueError, RecursionError):
+            record = None
+        if not _is_record(record, needed):
+            raise UserError(f"{file.url}: line {number} is no record of numbers with {', '.join(needed)}; damaged")
+        records.append(record)
     return records
+
+
+def _is_record(record: Any, needed: tuple[str, ...]) -> bool:
+    if not isinstance(record, dict) or any(record.get(name) is None for name in needed):
+        return False
+    if any(isinstance(record[name], str) for name in needed):
+        return False
+    known = [value for value in record.values() if value is not None]
+    return all(isinstance(value, float | str) or (isinstance(value, int) and abs(value) < 1 << 53) for value in known)
+
+
+def read_numbers(run: Place) -> list[dict[str, float]]:
+    """What a report shows of `read_metrics`: the numbers of each record.
+
+    Raises:
+        UserError: a whole line is no record of training.
+    """
+    return [
+        {name: value for name, value in record.items() if isinstance(value, float | int)}
+        for record in read_metrics(run, SHOWN)
+    ]
 
 
 def write_events(run: Place, values: Mapping[str, float], images_seen: int) -> None:

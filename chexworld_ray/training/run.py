@@ -1,9 +1,10 @@
 """A run's record: which settings and data a name stands for, and which checkpoints it has."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,8 @@ from chexworld_ray.config import RunSettings, Science, difference, from_dict, to
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import Place, StorageError, children, exists, fetch, place, read_json, write_json
-from chexworld_ray.training.checkpoint_files import MANIFEST, damage, position_of
+from chexworld_ray.training.checkpoint_files import FILES, MANIFEST, damage, position_of
+from chexworld_ray.trust import data_version
 
 CONFIG = "config.json"
 SCHEMA_VERSION = 1
@@ -57,14 +59,14 @@ def open_or_create(root: Place, settings: RunSettings, manifests: list[Manifest]
     record = record_of(settings.science, _pixels(manifests)) | {"data": data, "rows": rows}
     file = root / CONFIG
     if exists(file):
-        old = read_json(file)
+        there, old = load(root), read_json(file)
         changes, used = _changes(old, record)
         if changes:
             raise UserError(
                 f"{root.url} is a run with other settings ({changes}); choose another --name, or the old settings"
                 + (f" and data ({used})" if used else "")
             )
-        record["starts"] = old.get("starts", [])
+        record["starts"] = there.starts
     record["starts"].append({"time": time.time(), "runtime": to_dict(settings.runtime)})
     write_json(file, record)
     return load(root)
@@ -123,12 +125,38 @@ def load(root: Place) -> Run:
         raise UserError(
             f"{file.url}: schema version {record.get('schema_version')!r}, this program reads {SCHEMA_VERSION}"
         )
-    science = from_dict(Science, record["science"], file.url)
-    try:
-        mean, std = record["pixels"]
-        return Run(root, science, record["data"], (float(mean), float(std)), record["starts"], int(record["rows"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file.url}: damaged run record ({type(error).__name__}: {error})") from None
+    read = from_dict(_Record, record, file.url)
+    for entry in read.data:
+        data_version(entry.version, file.url)
+    mean, std = read.pixels
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0 and read.rows >= 0):
+        raise UserError(f"{file.url}: damaged run record (pixels {read.pixels}, rows {read.rows})")
+    data = [asdict(entry) for entry in read.data]
+    return Run(root, read.science, data, read.pixels, [asdict(start) for start in read.starts], read.rows)
+
+
+@dataclass(frozen=True)
+class _Data:
+    url: str
+    version: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Start:
+    time: float
+    runtime: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """config.json, as far as it is read again; it may be a stranger's."""
+
+    science: Science
+    data: list[_Data]
+    pixels: tuple[float, float]
+    starts: list[_Start]
+    rows: int
 
 
 def load_url(url: str) -> Run:
@@ -158,7 +186,7 @@ def checkpoints_at(url: str) -> list[StoredCheckpoint]:
 def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]]:
     """A temporary local folder with the files of a checkpoint, and what is wrong with them (None: whole).
 
-    Nothing is read of one without its last file.
+    Nothing is read of one without its last file, and of no other file than those of a checkpoint.
 
     Raises:
         StorageError: the store can't be reached or refuses; the local disk is full.
@@ -168,7 +196,8 @@ def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]
         files = children(checkpoint.root)
         if any(file.name == MANIFEST for file in files):
             for file in files:
-                _unpack(folder / file.name, fetch(file))
+                if file.name in (*FILES, MANIFEST):
+                    _unpack(folder / file.name, fetch(file))
         yield folder, damage(folder)
 
 

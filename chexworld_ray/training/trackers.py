@@ -14,6 +14,7 @@ from chexworld_ray.addresses import masked
 from chexworld_ray.config import TrackerKind, flat
 from chexworld_ray.errors import UserError
 from chexworld_ray.storage import Place, exists, read_json, write_json
+from chexworld_ray.trust import plain_name
 
 IDENTITY = "tracker.json"
 PROJECT = "chexworld_ray"
@@ -92,6 +93,8 @@ class Tracking:
         self._tracker: Tracker | None = None
         file = run / IDENTITY
         known = read_json(file) if exists(file) else {}
+        if known.get(kind) is not None:
+            plain_name(known[kind], file.url)
 
         def opened() -> None:
             self._tracker = _KINDS[kind](run, known.get(kind), settings)
