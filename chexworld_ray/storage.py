@@ -76,9 +76,9 @@ def place(url: str, *, redirects: bool = True) -> Place:
     Raises:
         UserError: the URL carries a secret or is a chain, or no file system opens it.
     """
-    refuse_secrets(url)
     if "::" in url:
-        raise UserError(f"{url}: a chain of addresses (::) opens more than it shows; name one place")
+        raise UserError(f"{masked(url)}: a chain of addresses (::) opens more than it shows; name one place")
+    refuse_secrets(url)
     options: dict[str, Any] = _S3_OPTIONS if url.startswith("s3://") else {}
     if not redirects and url.startswith(("http://", "https://")):
         options = {"allow_redirects": False}

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
-from chexworld_ray.shards.manifest import REJECTED, REJECTED_SCHEMA, Manifest
+from chexworld_ray.shards.manifest import REJECTED, Manifest
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.reader import read_images
 from chexworld_ray.shards.sources.listing import Listing
 from chexworld_ray.storage import fetch
 
+_REJECTS = pa.schema([(name, pa.string()) for name in ("source_path", "sha256", "reason")])
 _HASHED = re.compile(r"[0-9a-f]{24}(?:\.[a-z0-9]{1,5})?")
 
 
@@ -50,9 +51,7 @@ def _hashed_rows(manifest: Manifest) -> list[tuple[str, str, str | None]]:
     """(path, reason or nothing, sha256) of all images and rejects whose path was hashed, by path."""
     images = read_images(manifest).select(["source_path", "sha256"])
     images = images.append_column("reason", pa.array([""] * images.num_rows, pa.string()))
-    rejected = read_table(manifest.root / REJECTED, REJECTED_SCHEMA, ("sha256",)).select(
-        ["source_path", "sha256", "reason"]
-    )
+    rejected = read_table(manifest.root / REJECTED, _REJECTS, ("sha256",))
     rows = (row for table in (images, rejected) for row in table.to_pylist())
     return sorted(
         ((row["source_path"], row["reason"], row["sha256"]) for row in rows if _HASHED.fullmatch(row["source_path"])),
