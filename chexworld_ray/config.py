@@ -57,6 +57,9 @@ class ModelSettings:
     """Queries also carry the size of their view against the context's, through a linear layer."""
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "width", "depth", "heads", "predictor_width", "predictor_depth"):
+            _check(getattr(self, name) >= 1, f"model.{name} must be at least 1")
+        _check(self.mlp_width is None or self.mlp_width >= 1, "model.mlp_width must be at least 1")
         _check(self.image_size % self.patch_size == 0, "model: image_size must be a multiple of patch_size")
         for name in ("width", "predictor_width"):
             value = self.width if name == "width" else self.predictor_width

@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from chexworld_ray.config import Science
 from chexworld_ray.models.encoder import Encoder, build_encoder, suit_device
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.models.predictor import Predictor, QueryTensors, build_predictor
+from chexworld_ray.models.tensors import check_predictor, read_safetensors
 from chexworld_ray.models.weights import read_encoder
 from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.training.checkpoint_files import ENCODER, PREDICTOR, TARGET
@@ -50,8 +50,10 @@ def read_world(folder: Path, one: Run, device: torch.device) -> World:
     encoder, target = (
         read_encoder((folder / name).read_bytes(), f"{one.root.url} ({name})")[0] for name in (ENCODER, TARGET)
     )
+    tensors = read_safetensors((folder / PREDICTOR).read_bytes(), f"{one.root.url} ({PREDICTOR})")
+    check_predictor(tensors, one.science.model, f"{one.root.url} ({PREDICTOR})")
     predictor = Predictor(one.science.model)
-    predictor.load_state_dict(load_file(folder / PREDICTOR))
+    predictor.load_state_dict(tensors)
     return _ready("trained", encoder, target, predictor, one, device)
 
 

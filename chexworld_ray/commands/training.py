@@ -136,16 +136,19 @@ class Import:
     above 1e-5."""
 
     def run(self) -> int:
+        from chexworld_ray.models.published import Published
         from chexworld_ray.runtime.cluster import say
         from chexworld_ray.storage import place
         from chexworld_ray.training.initial import import_checkpoint
         from chexworld_ray.training.parity import LIMIT, relative_errors
 
-        published = import_checkpoint(self.checkpoint, self.out, self.heads)
+        def check(published: Published) -> dict[str, float]:
+            return {} if self.verify is None else relative_errors(published, place(self.verify))
+
+        published, errors = import_checkpoint(self.checkpoint, self.out, self.heads, check)
         say(f"{self.checkpoint} → {self.out}: {published.model}")
         say(f"next: chexworld pretrain --init {self.out} … or chexworld evaluate --run {self.out} …")
-        if self.verify is None:
+        if not errors:
             return 0
-        errors = relative_errors(published, place(self.verify))
         json_line(errors)
         return 0 if all(error <= LIMIT for error in errors.values()) else 1

@@ -4,15 +4,12 @@ Legend: B images, S side of a view, N tokens, D width.
 """
 
 import json
-import struct
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from timm.layers.drop import DropPath
-from timm.models import load_state_dict
 from timm.models._helpers import remap_state_dict
 from timm.optim._param_groups import param_groups_layer_decay
 from torch import Tensor, nn
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.models.predictor import Predictor, QueryTensors
+from chexworld_ray.models.tensors import check_predictor, read_safetensors, safetensors_metadata, timm_file
 from chexworld_ray.models.weights import is_encoder_file, normalise, read_encoder, resampled
 from chexworld_ray.views.actions import IDENTITY
 
@@ -76,11 +74,11 @@ class _Ours(Backbone):
 class _Timm(Backbone):
     """Any of timm's models, on three equal channels normalised as its weights want them."""
 
-    def __init__(self, data: bytes, size: Size, drop_path: float) -> None:
+    def __init__(self, data: bytes, where: str, size: Size, drop_path: float) -> None:
         header = _header(data)
         side = size.image or header["image_size"]
         net = create(header["name"], drop_path)
-        net.load_state_dict(load_tensors(data))
+        net.load_state_dict(read_safetensors(data, where))
         if side != header["image_size"] and hasattr(net, "set_input_size"):  # positions are resampled
             net.set_input_size(img_size=(side, side))
         super().__init__(net, side, net.num_features)
@@ -100,8 +98,10 @@ class _WithPredictor(Backbone):
 
     def __init__(self, ours: _Ours, data: bytes) -> None:
         super().__init__(ours.net, ours.image_size, ours.width)
+        tensors = read_safetensors(data, "predictor")
+        check_predictor(tensors, ours.info.model, "predictor")
         self._ours, self._predictor = ours, Predictor(ours.info.model)
-        self._predictor.load_state_dict(load_tensors(data))
+        self._predictor.load_state_dict(tensors)
 
     def forward(self, views_BSS: Tensor) -> Tensor:
         """Predicted tokens."""
@@ -146,7 +146,11 @@ def timm_bytes(source: str) -> bytes:
     net = create(name)
     cfg = net.pretrained_cfg
     if file:
-        net.load_state_dict(_fitting(file, net, source))
+        try:
+            net.load_state_dict(_fitting(file, net, source))
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"--encoder {source}: {file} has the weights of another model ({said})") from None
     else:
         try:
             net = timm.create_model(name, pretrained=True, num_classes=0)
@@ -162,18 +166,13 @@ def timm_bytes(source: str) -> bytes:
 
 def _fitting(file: str, net: nn.Module, source: str) -> dict[str, Tensor]:
     """A file's tensors under the model's names, without those of its head."""
-    try:
-        tensors = load_state_dict(file, use_ema=False, weights_only=True)
-    except OSError:
-        raise UserError(f"--encoder {source}: no file {file}") from None
-    except Exception as error:  # pickle, zip and safetensors have no common base either
-        raise UserError(f"--encoder {source}: {file} is not a file of weights ({type(error).__name__})") from None
+    tensors = timm_file(file, f"--encoder {source}")
     wanted = net.state_dict()
     if wanted.keys() <= tensors.keys():
         return {key: tensors[key] for key in wanted}
     try:
         return remap_state_dict(dict(list(tensors.items())[: len(wanted)]), net)  # pyright: ignore[reportArgumentType]
-    except (AssertionError, KeyError):
+    except (AssertionError, KeyError, IndexError):
         missing = sorted(wanted.keys() - tensors.keys())
         raise UserError(
             f"--encoder {source}: {file} has other weights: {len(missing)} tensors are missing, e.g. {missing[0]}"
@@ -192,12 +191,10 @@ def read_backbone(
         ours = _Ours(data, where, size, drop_path)
         return ours if predictor is None else _WithPredictor(ours, predictor)
     try:
-        _header(data)
-    except (KeyError, ValueError, TypeError, struct.error):
-        raise UserError(f"{where}: not the file of an encoder") from None
-    return _Timm(data, size, drop_path)
+        return _Timm(data, where, size, drop_path)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{where}: not the file of an encoder ({type(error).__name__})") from None
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    (length,) = struct.unpack("<Q", data[:8])
-    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY])
+    return json.loads(safetensors_metadata(data)[HEADER_KEY])

@@ -5,11 +5,7 @@ argparse.Namespace in `args` (WORLD_MODEL, "Numbers that a published checkpoint 
 """
 
 import argparse
-import io
-import pickle
 import re
-import warnings
-import zipfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +16,7 @@ from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.fold import BIAS, IMAGENET, POSITIONS, WEIGHT, PatchEmbedding, fold
 from chexworld_ray.models.positions import grid_positions, sincos
+from chexworld_ray.models.tensors import check_encoder, check_predictor, plain, read_pickled
 
 HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16, "giant": 16}
 _MODEL_NAME = re.compile(r"vit_(tiny|small|base|large|huge|giant)(_|$)")
@@ -67,40 +64,24 @@ def read_published(data: bytes, where: str, heads: int | None) -> Published:
         model = _settings(encoder, predictor, _heads(told, heads, where), bool(told.get("unify_embed", False)))
         _check_tables(encoder, predictor, model, where)
         epoch = record.get("epoch")
-        return Published(
-            model,
-            _fold(encoder),
-            _fold(target),
-            _rename(predictor),
-            epoch if isinstance(epoch, int) else 0,
-            told,
-        )
+        parts = _fold(encoder), _fold(target), _rename(predictor)
+        for part in parts[:2]:
+            check_encoder(part, model, where)
+        check_predictor(parts[2], model, where)
+        return Published(model, *parts, epoch if isinstance(epoch, int) else 0, told)
     except KeyError as error:
         raise UserError(f"{where}: not a published CheXWorld checkpoint: no tensor {error}") from None
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{where}: not a published CheXWorld checkpoint: {error}") from None
+    except (ValueError, RuntimeError, TypeError, IndexError, ArithmeticError) as error:
+        raise UserError(f"{where}: not a published CheXWorld checkpoint: {str(error)[:200]}") from None
 
 
 def _load(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unusual pickle protocol: the error below says what matters
-            record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class|operand)\S*:? ?(\S*)", str(error))
-        what = f" ({found.group(0).rstrip('.')})" if found else ""
-        raise UserError(
-            f"{where}: refused: it is damaged or holds more than tensors and plain values{what}; nothing of it was run"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{where}: not a checkpoint that torch can read ({type(error).__name__})") from None
+    record = read_pickled(data, where)
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise UserError(
             f"{where}: not a published CheXWorld checkpoint: a dict with the state dict `model` is expected"
         )
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in record["model"].items()):
-        raise UserError(f"{where}: not a published CheXWorld checkpoint: `model` holds more than named tensors")
-    return record
+    return record | {"model": plain(record["model"], where)}
 
 
 def _heads(told: dict[str, Any], asked: int | None, where: str) -> int:

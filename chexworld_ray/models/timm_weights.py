@@ -1,15 +1,13 @@
 """Weights of timm's ViTs as a start: class token dropped, positions replaced, channels folded, LayerScale folded in."""
 
-import pickle
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.backbone import PREFIX
 from chexworld_ray.models.fold import BIAS, IMAGENET, WEIGHT, PatchEmbedding, fold
+from chexworld_ray.models.tensors import check_encoder, timm_file
 
 # timm's ViTs by width; others are named with timm:NAME@FILE
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
@@ -48,7 +47,19 @@ def read_timm(source: str, base: ModelSettings, *, fetch: bool = True) -> tuple[
         tensors = _read(file) if file else model.state_dict()
     else:
         tensors = _read(file)
-    tensors = _plain(tensors, source)
+    try:
+        return _converted(_plain(tensors, source), source, base, statistics, heads)
+    except (ValueError, RuntimeError, IndexError) as error:  # of shapes that no ViT has
+        raise UserError(f"--init {source}: not the weights of a timm ViT ({str(error)[:100]})") from None
+
+
+def _converted(
+    tensors: dict[str, Tensor],
+    source: str,
+    base: ModelSettings,
+    statistics: tuple[Sequence[float], Sequence[float]],
+    heads: int | None,
+) -> tuple[ModelSettings, dict[str, Tensor]]:
     width, channels, patch, _ = tensors[WEIGHT].shape
     if heads is None and width not in HEADS:
         raise UserError(f"--init {source}: a width of {width} does not tell the heads; name the model: timm:NAME@FILE")
@@ -58,19 +69,18 @@ def read_timm(source: str, base: ModelSettings, *, fetch: bool = True) -> tuple[
     elif channels != 1:
         raise UserError(f"--init {source}: {channels} input channels; 1 or 3 can be folded into grey")
     hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
-    return (
-        replace(
-            base,
-            patch_size=patch,
-            image_size=base.image_size // base.patch_size * patch,
-            width=width,
-            depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")),
-            heads=heads or HEADS[width],
-            predictor_width=_multiple(base.predictor_width, heads or HEADS[width]),
-            mlp_width=None if hidden == 4 * width else hidden,
-        ),
-        tensors,
+    model = replace(
+        base,
+        patch_size=patch,
+        image_size=base.image_size // base.patch_size * patch,
+        width=width,
+        depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")),
+        heads=heads or HEADS[width],
+        predictor_width=_multiple(base.predictor_width, heads or HEADS[width]),
+        mlp_width=None if hidden == 4 * width else hidden,
     )
+    check_encoder(tensors, model, f"--init {source}")
+    return model, tensors
 
 
 def _multiple(width: int, heads: int) -> int:
@@ -98,12 +108,7 @@ def _create(name: str, *, fetched: bool) -> Any:
 def _read(file: str) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise UserError(f"--init {file}: no such run or file")
-    try:
-        return load_state_dict(file, use_ema=False, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(
-            f"--init {file}: not a file of weights, or one that holds more than weights ({type(error).__name__})"
-        ) from None
+    return timm_file(file, f"--init {file}")
 
 
 def _plain(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -112,6 +117,8 @@ def _plain(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     for key, value in tensors.items():
         if scaled := _LAYER_SCALE.fullmatch(key):
             layer = scaled.group(1) + _SCALED_LAYER[scaled.group(2)]
+            if f"{layer}.weight" not in kept or f"{layer}.bias" not in kept:
+                raise UserError(f"--init {source}: not a plain ViT: {key!r} scales a layer that is not there")
             kept[f"{layer}.weight"] = kept[f"{layer}.weight"] * value.float()[:, None]
             kept[f"{layer}.bias"] = kept[f"{layer}.bias"] * value.float()
         elif not (_KEPT.fullmatch(key) or _DROPPED.fullmatch(key)):

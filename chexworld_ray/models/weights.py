@@ -1,20 +1,20 @@
 """Encoder files: safetensors under timm's keys, with a header that makes the file enough by itself."""
 
 import json
-import struct
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor
 
 from chexworld_ray.config import ModelSettings, from_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder, build_encoder
-from chexworld_ray.models.fold import resample
+from chexworld_ray.models.fold import POSITIONS, resample
+from chexworld_ray.models.tensors import check_encoder, read_safetensors, safetensors_metadata
 
 HEADER_KEY = "chexworld_ray"
 BATCH = 64
@@ -49,30 +49,39 @@ def read_encoder(data: bytes, where: str) -> tuple[Encoder, EncoderInfo]:
     Raises:
         UserError: not an encoder file of ours; `where` is named.
     """
+    info = _info(data, where)
+    tensors = read_safetensors(data, where)
+    check_encoder(tensors, info.model, where)
+    if POSITIONS not in tensors:
+        raise UserError(f"{where}: no tensor {POSITIONS!r}")
+    encoder = Encoder(info.model)
+    encoder.vit.load_state_dict(tensors)
+    return encoder.requires_grad_(False).eval(), info
+
+
+def _info(data: bytes, where: str) -> EncoderInfo:
     try:
         header = _header(data)
-        tensors: dict[str, Tensor] = load_tensors(data)
-    except (KeyError, ValueError, struct.error, RuntimeError) as error:
+        mean, std, seen = float(header["mean"]), float(header["std"]), int(header["images_seen"])
+        record = header["model"]
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{where}: not an encoder file of chexworld_ray ({type(error).__name__})") from None
-    model = from_dict(ModelSettings, header["model"], where)
-    encoder = Encoder(model)
-    encoder.vit.load_state_dict(tensors)
-    info = EncoderInfo(model, float(header["mean"]), float(header["std"]), int(header["images_seen"]))
-    return encoder.requires_grad_(False).eval(), info
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0.0 <= seen):
+        raise UserError(f"{where}: mean {mean:g}, std {std:g}, {seen} images seen: not what an encoder says of itself")
+    return EncoderInfo(from_dict(ModelSettings, record, where), mean, std, seen)
 
 
 def is_encoder_file(data: bytes) -> bool:
     """Whether a file says of itself that it is an encoder of ours."""
     try:
         _header(data)
-    except (KeyError, ValueError, TypeError, struct.error):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return False
     return True
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    (length,) = struct.unpack("<Q", data[:8])
-    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY])
+    return json.loads(safetensors_metadata(data)[HEADER_KEY])
 
 
 def resampled(encoder: Encoder, info: EncoderInfo, image_size: int, patch_size: int) -> tuple[Encoder, EncoderInfo]:

@@ -1,9 +1,10 @@
 """`--init`: where weights start, when not from the seed. Also the record of an imported checkpoint."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from chexworld_ray.config import ModelSettings, ObjectiveSettings, Science, to_dict
@@ -12,15 +13,17 @@ from chexworld_ray.models.backbone import PREFIX
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import BIAS, POSITIONS, WEIGHT, PatchEmbedding, resample, rescale
 from chexworld_ray.models.published import Published, read_published
+from chexworld_ray.models.tensors import check_encoder, check_predictor, file_bytes, read_safetensors
 from chexworld_ray.models.timm_weights import read_timm
 from chexworld_ray.models.weights import is_encoder_file, read_encoder
-from chexworld_ray.storage import exists, fetch, fetch_named, place, read_json, write_json
+from chexworld_ray.storage import exists, place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.checkpoint_files import PREDICTOR, folder_name, position_of
 from chexworld_ray.training.parallel import load_whole, whole
 from chexworld_ray.training.parity import build
 from chexworld_ray.training.state import TrainState
 
+T = TypeVar("T")
 PREDICTOR_FIELDS = ("width", "heads", "predictor_width", "predictor_depth", "compat", "scale_code")
 UNIT_PIXELS = (0.0, 1.0)  # grey on [0, 1], not normalised
 
@@ -53,13 +56,12 @@ def read_start(init: str, base: ModelSettings) -> Start:
             (encoder, info), (target, _) = (
                 read_encoder((folder / f"{name}.safetensors").read_bytes(), init) for name in ("encoder", "target")
             )
-            predictor = load_file(folder / PREDICTOR)
-        return Start(info.model, (info.mean, info.std), encoder.vit.state_dict(), target.vit.state_dict(), predictor)
-    if not exists(root):
-        raise UserError(f"--init {init}: no such run or file")
-    if root.fs.isdir(root.path):
-        raise UserError(f"--init {init}: a folder without a run (no {run.CONFIG}); name a run, a checkpoint or a file")
-    data = fetch_named(root)
+            predictor = read_safetensors((folder / PREDICTOR).read_bytes(), f"{init} ({PREDICTOR})")
+            check_predictor(predictor, info.model, f"{init} ({PREDICTOR})")
+        tensors = target.vit.state_dict()
+        check_encoder(tensors, info.model, f"{init} (target)")
+        return Start(info.model, (info.mean, info.std), encoder.vit.state_dict(), tensors, predictor)
+    data = file_bytes(root, f"--init {init}")
     if not root.is_local or is_encoder_file(data):
         encoder, info = read_encoder(data, init)
         tensors = encoder.vit.state_dict()
@@ -116,18 +118,20 @@ def _refuse_other_sizes(theirs: ModelSettings, science: Science) -> None:
             )
 
 
-def import_checkpoint(url: str, out_url: str, heads: int | None) -> Published:
+def import_checkpoint(
+    url: str, out_url: str, heads: int | None, check: Callable[[Published], T] | None = None
+) -> tuple[Published, T | None]:
     """Write a published checkpoint as a run of ours at `out_url`, with one checkpoint at position 0.
+
+    `check` looks at it before anything is written; what it found comes back too.
 
     Raises:
         UserError: the file is not one, or another run stands at `out_url`.
     """
     source, out = place(url), place(out_url)
-    try:
-        data = fetch(source)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{url}: no such file") from None
+    data = file_bytes(source, url)
     published = read_published(data, url, heads)
+    checked = None if check is None else check(published)
     digest = hashlib.sha256(data).hexdigest()
     if exists(out / run.CONFIG) and read_json(out / run.CONFIG).get("imported", {}).get("sha256") != digest:
         raise UserError(f"{out_url}: another run stands there; choose another --out")
@@ -138,7 +142,7 @@ def import_checkpoint(url: str, out_url: str, heads: int | None) -> Published:
     checkpoint.write(copy, out / folder_name(0))
     imported = {"sha256": digest, "epoch": published.epoch, "file": source.name}
     write_json(out / run.CONFIG, run.record_of(science, UNIT_PIXELS) | {"imported": imported})
-    return published
+    return published, checked
 
 
 def model_of(init: str, base: ModelSettings) -> ModelSettings:

@@ -18,14 +18,16 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import BIAS, IMAGENET, WEIGHT, PatchEmbedding, colour_gradient
 from chexworld_ray.models.published import Published
+from chexworld_ray.models.tensors import file_bytes
 from chexworld_ray.objectives.tasks import TASKS
 from chexworld_ray.objectives.world_model import Losses, WorldModel, normalised_targets
-from chexworld_ray.storage import Place, fetch
+from chexworld_ray.storage import Place
 from chexworld_ray.views.actions import ACTION_SIZE
 from chexworld_ray.views.batch import WorldModelBatch
 from chexworld_ray.views.masks import Masks
 
 LIMIT = 1e-5
+LARGEST = 8 * 10**9  # bytes of unpacked arrays
 _PREDICTION = re.compile(r"prediction_([12])([12])")
 _FEATURES = re.compile(r"(target|context)_features_image(?:_aug)?([12])")
 
@@ -41,19 +43,23 @@ def relative_errors(published: Published, folder: Place) -> dict[str, float]:
     arrays, expected = (_arrays(folder / name) for name in ("batch.npz", "expected.npz"))
     try:
         batch, counts = _batch(arrays)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise UserError(f"{folder.url}/batch.npz: not a batch of the published format: {error}") from None
     model, target = build(published)
     target.eval()
-    losses = model(batch, normalised_targets(target, batch))
-    losses.total_B.mean().backward()
+    try:
+        losses = model(batch, normalised_targets(target, batch))
+        losses.total_B.mean().backward()
+    except (IndexError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder.url}/batch.npz: does not fit this checkpoint: {said}") from None
     errors = {}
     for name, wanted in expected.items():
         with torch.no_grad():
             got = _quantity(name, model, target, batch, losses, counts)
         if got is None:
             raise UserError(f"{folder.url}/expected.npz: {name!r} is not a quantity that this program knows")
-        if got.shape != wanted.shape:
+        if got.shape != wanted.shape or not wanted.size:
             raise UserError(f"{folder.url}/expected.npz: {name} has shape {wanted.shape}, {got.shape} was computed")
         scale = max(float(np.abs(wanted).max()), 1e-30)
         errors[name] = float(np.abs(got - wanted).max()) / scale
@@ -78,13 +84,25 @@ def build(published: Published) -> tuple[WorldModel, Encoder]:
 
 
 def _arrays(file: Place) -> dict[str, np.ndarray]:
+    data = file_bytes(file, file.url)
     try:
-        with np.load(io.BytesIO(fetch(file)), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError:
-        raise UserError(f"{file.url}: no such file") from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file.url}: not an npz file: {error}") from None
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(one.file_size for one in archive.infolist())
+        if size > LARGEST:
+            raise UserError(f"{file.url}: unpacks to {size / 1e9:.0f} GB, at most {LARGEST / 1e9:.0f} GB are read")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: _real(arrays[name], name) for name in arrays.files}
+    except UserError:
+        raise
+    except Exception as error:  # zip, deflate and numpy have no common base for what a damaged file raises
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{file.url}: not an npz file of numbers: {said}") from None
+
+
+def _real(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} holds {array.dtype}, not numbers")
+    return array
 
 
 def _batch(arrays: dict[str, np.ndarray]) -> tuple[WorldModelBatch, dict[str, int]]:
