@@ -127,7 +127,7 @@ def timm_file(file: str, where: str) -> dict[str, Tensor]:
         raise
     except Exception as error:  # pickle, zip and safetensors have no common base
         raise UserError(
-            f"{where}: is not a file of weights, or holds more than weights ({type(error).__name__})"
+            f"{where}: not a file of weights, or holds more than weights ({type(error).__name__})"
         ) from None
     return plain(found, where)
 
