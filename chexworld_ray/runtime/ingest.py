@@ -1,9 +1,11 @@
 """Ray Data runs the chunks of an ingest; this file resumes, gathers and publishes."""
 
 import errno
+import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import new_board
-from chexworld_ray.runtime.cluster import causes, connect, say, user_error
+from chexworld_ray.runtime.cluster import causes, connect, say
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.duplicates import Duplicate
 from chexworld_ray.shards.identify import hides_path, rejected_aside
@@ -32,6 +34,7 @@ from chexworld_ray.shards.writer import SHARD_NAME, drop_rows, write_chunk
 
 WORK = "_ingest"  # lock and records of finished chunks, until the manifest is there
 STATE, RECORD = "ingest.json", ".record.parquet"
+LITTLE_ROOM = 1 << 20  # bytes
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -46,30 +49,33 @@ def ingest(
         UserError: another data set is there, another ingest runs there, a patient stands in two splits, identifiers
             were hashed with another key, a disk is full, or nothing could be read.
     """
-    with _full_disk_told():
-        return _ingest(source, out_url, settings, append, watch)
-
-
-@contextmanager
-def _full_disk_told() -> Iterator[None]:
-    """A disk that is full, of the driver or of a worker, is told in one line.
-
-    Raises:
-        UserError: a disk is full or read-only.
-    """
     try:
-        yield
-    except UserError:
-        raise
+        return _ingest(source, out_url, settings, append, watch)
     except Exception as error:
-        from ray.exceptions import OutOfDiskError
+        raise _told(error) or error from None
 
-        for one in causes(error):
-            if isinstance(one, OutOfDiskError) or (isinstance(one, OSError) and one.errno in NO_ROOM):
-                what = (one.strerror if isinstance(one, OSError) else None) or "no space left on Ray's disk"
-                where = f"{one.filename}: " if isinstance(one, OSError) and one.filename else ""
-                raise UserError(f"{where}{what}; make room, then start again: what is done is kept") from None
-        raise
+
+def _told(error: BaseException) -> UserError | None:
+    """What the user can mend: a UserError, a disk that is full or read-only, a lost process; None for anything else."""
+    from ray import exceptions as ray_errors
+
+    lost = (
+        ray_errors.ActorDiedError,
+        ray_errors.WorkerCrashedError,
+        ray_errors.NodeDiedError,
+        ray_errors.OutOfDiskError,
+    )
+    for one in causes(error):
+        if isinstance(one, UserError):
+            return one
+        if isinstance(one, OSError) and one.errno in NO_ROOM:
+            where = f"{one.filename}: " if one.filename else ""
+            return UserError(f"{where}{one.strerror}; make room, then start again: what is done is kept")
+        if isinstance(one, lost):
+            of_ray = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+            full = f" (its disk, {of_ray}, is full)" if shutil.disk_usage(of_ray).free < LITTLE_ROOM else ""
+            return UserError(f"a process of Ray is lost{full}; start again: what is done is kept")
+    return None
 
 
 def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool, watch: Stopwatch | None) -> Manifest:
@@ -190,14 +196,19 @@ def _work(
     ray.get(board.publish.remote("key", key))
     root, columns, allowed = source.root, source.columns, source.allowed  # the rows themselves come in chunks
 
-    def work(batch: dict[str, Any]) -> dict[str, list[int]]:
+    def work(batch: dict[str, Any]) -> dict[str, list[Any]]:
         index = int(batch["index"][0])
-        pseudonyms: Any = ray.get(board.fetch.remote("key"))
         rows = unsqueeze(batch["chunk"][0])
         place = storage.place(root)
-        record = write_chunk(names[index], rows, place, columns, settings, pseudonyms, out, allowed)
-        save_record(files[index], record)
-        return {"index": [index]}
+        try:
+            pseudonyms: Any = ray.get(board.fetch.remote("key"))
+            record = write_chunk(names[index], rows, place, columns, settings, pseudonyms, out, allowed)
+            save_record(files[index], record)
+        except Exception as error:
+            if (told := _told(error)) is None:
+                raise
+            return {"index": [index], "told": [str(told)]}  # Ray Data keeps the text of an error only, not what it was
+        return {"index": [index], "told": [""]}
 
     return work
 
@@ -209,7 +220,6 @@ def _stream(due: list[Chunk], work: Any) -> Iterator[int]:
         UserError: a worker met one (the storage refuses), told as if it had happened here.
     """
     import ray.data
-    from ray.exceptions import RayError
 
     blocks = [
         pa.table({"index": [chunk.index], "chunk": pa.array([chunk.squeeze()], pa.large_binary())}) for chunk in due
@@ -217,13 +227,12 @@ def _stream(due: list[Chunk], work: Any) -> Iterator[int]:
     context = ray.data.DataContext.get_current().copy()
     # of a single map, reservations only keep half the processors idle: there is no other operator to keep them for
     context.op_resource_reservation_enabled = False
-    try:
-        with ray.data.DataContext.current(context):
-            rows = ray.data.from_arrow(blocks).map_batches(work, batch_size=None)
-        for row in rows.iter_rows():
-            yield int(row["index"])
-    except RayError as error:
-        raise user_error(error) or error from None
+    with ray.data.DataContext.current(context):
+        rows = ray.data.from_arrow(blocks).map_batches(work, batch_size=None)
+    for row in rows.iter_rows():
+        if row["told"]:
+            raise UserError(row["told"])
+        yield int(row["index"])
 
 
 def _publish(

@@ -289,6 +289,18 @@ def test_when_nothing_can_be_used_the_reasons_are_told(ray_here: None, tmp_path:
     assert rejected_of(tmp_path / "out") == {"a.png": ("empty file", "")}
 
 
+def test_what_a_worker_cannot_write_is_one_line(
+    ray_here: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ray Data wraps what a worker raises, and forgets what it was."""
+    write_pictures(tmp_path / "in", {"a.png": 1})
+    (tmp_path / "in" / "labels.csv").write_text("path,split\na.png,train\n")
+    (tmp_path / "out" / "train-unknown-01-00000.parquet" / "in the way").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"00000.parquet: can't be written: \w.*$"):
+        ingest(read_source(str(tmp_path / "in"), labels="labels.csv"), str(tmp_path / "out"), SETTINGS)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 def full(error: type[BaseException] = OSError) -> BaseException:
     full_disk = OSError(errno.ENOSPC, "No space left on device")
     return full_disk if error is OSError else RayTaskError("work", "Traceback", full_disk)

@@ -19,9 +19,8 @@ Prenom|apellidos|Nombre|nombre_completo|cognome|Nome paziente cognome|sobrenome|
 förnamn|etternavn|nazwisko|imię|имя|Фамилия|姓名|患者氏名|이름|mrn|MRN|patient_mrn|Medical Record Number
 medical_record_no|hospital_number|HospitalNo|PatientID|patientId|Patient ID|subject_id|pid|pat_id|PatNo|accession
 AccessionNumber|accession_no|acc_num|ssn|SSN|Social Security Number|nhs_number|NHS|cpf|CPF do paciente|DNI
-codice fiscale
-BSN|PESEL|personnummer|insurance_id|Insurance Number|Versichertennummer|Krankenkasse|policy_number|passport
-drivers_license
+codice fiscale|BSN|PESEL|personnummer
+insurance_id|Insurance Number|Versichertennummer|Krankenkasse|policy_number|passport|drivers_license
 national_id|Aadhaar|dob|DOB|patient_dob|BirthDate|birth_date|Date of Birth|birthday|Geburtsdatum|geb_datum
 fecha_nacimiento|Fecha de nacimiento|date_naissance|data_nascita|data de nascimento|geboortedatum|födelsedatum
 data urodzenia|dod|date_of_death|出生日期|生年月日|address|Address|home_address|street|Straße|adresse|dirección
