@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ KEY = Pseudonyms(b"a key for tests")
 WriteSet = Callable[[Source, Path, WriteSettings], Manifest]
 
 # where a header says it, how it is said, and how a folder or a cell repeats it
-TOLD: dict[str, tuple[dict[str, object], str]] = {
+TOLD: dict[str, tuple[dict[str, Any], str]] = {
     "another name": ({"OtherPatientNames": "Quixworth^Ada"}, "quixworth"),
     "a birth name": ({"PatientBirthName": "Zylberman"}, "Zylberman 2"),
     "a mother": ({"PatientMotherBirthName": "Okonkwo"}, "child of Okonkwo"),
@@ -52,7 +53,7 @@ TOLD: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-def file(number: int = 0, private: str | None = None, **header: object) -> bytes:
+def file(number: int = 0, private: str | None = None, **header: Any) -> bytes:
     """A DICOM file of a phantom."""
     data = dicom(make_phantom(5, number, 96).image_HW, **header)
     if private is None:
