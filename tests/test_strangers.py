@@ -19,6 +19,7 @@ from chexworld_ray.config import Science
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import NAME as RESULTS
 from chexworld_ray.evaluation.results import result_rows, write_results
+from chexworld_ray.reports import html
 from chexworld_ray.shards.manifest import REJECTED, Manifest, load
 from chexworld_ray.storage import place, write_bytes, write_json
 from chexworld_ray.training.checkpoint_files import FILES, MANIFEST, damage
@@ -153,6 +154,13 @@ def test_a_damaged_shard_or_list_of_rejects_is_a_problem(
         (data / name).unlink() if whole is None else (data / name).write_bytes(whole)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What views and masks look like is asked elsewhere, and takes a second a page."""
+    for name in ("views_picture", "masks_picture"):
+        monkeypatch.setattr(html, name, lambda *_: b"")
+
+
 @pytest.fixture(scope="module")
 def run(phantom_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a curve, results and an analysis."""
@@ -165,6 +173,7 @@ def run(phantom_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@pytest.mark.usefixtures("no_pictures")
 @FEW
 @given(st.data(), st.sampled_from([CONFIG, METRICS, RESULTS, f"{FOLDER}/layout.json"]))
 def test_a_damaged_record_of_a_run_is_one_line(
@@ -183,6 +192,7 @@ def test_a_damaged_record_of_a_run_is_one_line(
         file.write_bytes(whole)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("name", [CONFIG, METRICS, f"{FOLDER}/layout.json"])
 def test_json_that_is_nested_too_deeply_is_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -224,6 +234,7 @@ def test_a_manifest_that_leads_elsewhere_is_not_read(
         load(str(copy))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_names_a_foreign_store_has_nothing_asked_of_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
