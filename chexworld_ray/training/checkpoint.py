@@ -108,6 +108,6 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     for name in ("position", "skipped_steps"):
         if type(record.get(name)) is not int or not 0 <= record[name] < 1 << 53:
             raise UserError(f"{STATE} of the checkpoint: {name} is no number of images or steps; it is damaged")
-    if not isinstance(record.get("plan"), str) or not re.fullmatch(r"\w*", str(record.get("attempt", ""))):
+    if not isinstance(record.get("plan"), str) or not re.fullmatch(r"[\w .-]*", str(record.get("attempt", ""))):
         raise UserError(f"{STATE} of the checkpoint: no plan, or an attempt that is no name; it is damaged")
     return record
