@@ -36,7 +36,7 @@ class Phantoms:
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest:
-    """Turn a folder of radiographs (JPEG, PNG, DICOM, …) into Parquet shards."""
+    """Turn a folder of radiographs (DICOM, PNG, JPEG, TIFF, …) into Parquet shards."""
 
     folder: Annotated[str, tyro.conf.Positional]
     """Folder or URL; every image below it, or those that --labels or the owner's tables name."""

@@ -23,8 +23,8 @@ from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.extraction import Extraction, Inputs, device, extract, open_encoder
 from chexworld_ray.runtime.subjects import newest_subject
 from chexworld_ray.shards import manifest as manifests
-from chexworld_ray.shards.decode import Rejected
 from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.training import run
 from chexworld_ray.trust import allowed_prefixes, recorded
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.shards.decode import Rejected, decode_grey_jpeg
+from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.shards.ingest import leaking_patients
 from chexworld_ray.shards.manifest import REJECTED, REJECTED_SCHEMA, Manifest
 from chexworld_ray.shards.masks import decode_mask
 from chexworld_ray.shards.parquet import parse_table, read_table
 from chexworld_ray.shards.records import FileRecord
+from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.schema import OPTIONAL, every_column, projection
 from chexworld_ray.shards.writer import table_counts
 from chexworld_ray.storage import Place, StorageError, fetch

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from chexworld_ray.shards.decode import Rejected
+from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.settings import CleanSettings
 
 BORDER_LEVEL = 12  # JPEG leaves a black border slightly above 0

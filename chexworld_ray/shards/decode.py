@@ -14,29 +14,21 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from chexworld_ray.shards.formats import ADVICE, Format, recognise
 from chexworld_ray.shards.geometry import Orientation
+from chexworld_ray.shards.headers import jpeg2000_size, jpeg_frame, png_size, webp_size
 from chexworld_ray.shards.identity import HeaderIds
+from chexworld_ray.shards.rejected import Rejected, check_bytes, check_size
 
 GREY_TOLERANCE = 12  # largest difference of colour channels that chroma compression explains
+_BAND = 256  # rows that are looked at together, to take little memory beside the picture
 MIN_LEVELS = 8  # grey levels of an image of more than 8 bits; fewer are noise around a constant
 JSRT_SIDE, JSRT_TOP = 2048, 4095  # raw files of the JSRT data set: side in pixels, highest value
 
-_DAMAGED_JPEG = ("remature end", "Huffman", "Corrupt JPEG", "Unsupported marker", "Invalid JPEG", "Inconsistent")
+_PILLOW = {"JPEG 2000": "JPEG2000", "WebP": "WEBP"}  # where Pillow's name for a format is another
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 Image.MAX_IMAGE_PIXELS = None  # the limit is a setting, and is checked on the header
-
-
-class Rejected(Exception):
-    """This file can't become a radiograph: a reason, in a few words, and the details."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, " ".join(detail.split())
-        self.header: HeaderIds | None = None
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 @dataclass
@@ -52,7 +44,7 @@ class Decoded:
 
 
 def decode_file(data: bytes, max_megapixels: float, encoding: Literal["detect", "jsrt"] = "detect") -> Decoded:
-    """Decode a source file: DICOM, JSRT's raw format where the adapter says so, or whatever Pillow reads.
+    """Decode a source file: of a format in `formats.READ`, WebP, DICOM, or JSRT's raw one where the adapter says so.
 
     Raises:
         Rejected: with the reason.
@@ -61,14 +53,14 @@ def decode_file(data: bytes, max_megapixels: float, encoding: Literal["detect", 
         raise Rejected("empty file")
     if encoding == "jsrt":
         return _decode_jsrt(data)
-    # with the preamble that the standard asks for, or straight from the first group
-    if data[128:132] == b"DICM" or (data[:2] in (b"\x02\x00", b"\x08\x00") and data[3:4] == b"\x00"):
+    form = recognise(data)
+    if form == "DICOM":
         from chexworld_ray.shards.dicom import decode_dicom
 
         return decode_dicom(data, max_megapixels)
     try:
-        return _decode_picture(data, max_megapixels)
-    except Rejected:
+        return _decode_picture(data, form, max_megapixels)
+    except (Rejected, MemoryError):
         raise
     except Exception as error:  # a damaged file may make a decoder raise anything; it must not end the run
         raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
@@ -83,16 +75,6 @@ def encode_grey_jpeg(pixels_HW: np.ndarray, quality: int) -> bytes:
     """Single-channel JPEG of a uint8 HxW image."""
     image = np.ascontiguousarray(pixels_HW)[..., None]
     return bytes(simplejpeg.encode_jpeg(image, quality=quality, colorspace="GRAY", colorsubsampling="Gray"))
-
-
-def check_size(width: int, height: int, max_megapixels: float) -> None:
-    """Refuse what a header announces to be larger than allowed.
-
-    Raises:
-        Rejected: with the size.
-    """
-    if width * height > max_megapixels * 1e6:
-        raise Rejected("too large", f"{width} x {height} pixels, at most {max_megapixels:g} megapixels")
 
 
 def stretch_to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -120,29 +102,60 @@ def open_picture(data: bytes, max_megapixels: float, load: bool = True) -> Image
     """A whole picture, loaded by Pillow; or its header only.
 
     Raises:
-        Rejected: not a picture, damaged, or too large.
+        Rejected: not a picture of a format that is read, damaged, or too large.
     """
+    form = recognise(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            check_announced(data, form, max_megapixels)
+            image = Image.open(io.BytesIO(data), formats=[_PILLOW.get(form, form)])
             check_size(image.width, image.height, max_megapixels)
+            if image.format == "TIFF":
+                _check_tiff(image, max_megapixels)
             if load:
                 image.load()
     except UnidentifiedImageError:
-        raise Rejected("not an image") from None
-    except Rejected:
+        raise Rejected("damaged image", f"a {form} that can't be read: damaged, or of an odd kind; {ADVICE}") from None
+    except (Rejected, MemoryError):
         raise
     except Exception as error:  # damaged files make Pillow's plug-ins raise whatever they trip over
         raise Rejected("damaged image", str(error) or type(error).__name__) from None
     return image
 
 
+def check_announced(data: bytes, form: Format, max_megapixels: float) -> None:
+    """Refuse what a picture's own header announces to be too large, before any decoder sees it.
+
+    Raises:
+        Rejected: too large, or no header.
+    """
+    readers = {"PNG": png_size, "WebP": webp_size, "JPEG 2000": jpeg2000_size}
+    size = readers[form](data) if form in readers else jpeg_frame(data).size if form == "JPEG" else None
+    if size is not None:
+        check_size(size.width, size.height, max_megapixels, size.channels, size.bits)
+
+
+def _check_tiff(image: Image.Image, max_megapixels: float) -> None:
+    tags = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
+    channels, bits = int(tags.get(277, 1)), max(tags.get(258, (1,)))
+    check_size(image.width, image.height, max_megapixels, channels, bits)
+    if 322 in tags and 323 in tags:
+        check_size(int(tags[322]), int(tags[323]), max_megapixels, channels, bits, "pixels a tile")
+
+
 def grey_and_colour(colour_HWC: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """uint8 luminance of a uint8 RGB picture; flagged where the channels differ by more than compression explains."""
-    spread_HW = colour_HWC.max(axis=-1) - colour_HWC.min(axis=-1)
-    flags = ["colour"] if float((spread_HW > GREY_TOLERANCE).mean()) > 1e-4 else []
+    bands = (colour_HWC[top : top + _BAND] for top in range(0, colour_HWC.shape[0], _BAND))
+    differing = sum(int((_spread(band_HWC) > GREY_TOLERANCE).sum()) for band_HWC in bands)
+    flags = ["colour"] if differing > 1e-4 * colour_HWC.shape[0] * colour_HWC.shape[1] else []
     return cv2.cvtColor(np.ascontiguousarray(colour_HWC), cv2.COLOR_RGB2GRAY), flags
+
+
+def _spread(colour_HWC: np.ndarray) -> np.ndarray:
+    """Largest minus smallest channel of each pixel."""
+    red, green, blue = (colour_HWC[..., channel] for channel in range(3))
+    return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
 
 
 def _decode_jsrt(data: bytes) -> Decoded:
@@ -154,21 +167,27 @@ def _decode_jsrt(data: bytes) -> Decoded:
     return Decoded(robust_to_uint8(inverted_HW), flags=["rescaled_to_8_bit", "inverted"])
 
 
-def _decode_picture(data: bytes, max_megapixels: float) -> Decoded:
-    pixels = _jpeg_pixels(data, max_megapixels) if data[:2] == b"\xff\xd8" else None
-    image = open_picture(data, max_megapixels, load=pixels is None)
-    frames = int(getattr(image, "n_frames", 1))
+def _decode_picture(data: bytes, form: Format, max_megapixels: float) -> Decoded:
+    if form == "JPEG" and jpeg_frame(data).deep:
+        return _decode_deep_jpeg(data, max_megapixels)
+    pixels = _jpeg_pixels(data, max_megapixels) if form == "JPEG" else None
+    image = open_picture(data, max_megapixels, load=False)
+    check_bytes(image.width, image.height, len(data))
+    frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # a telephone's thumbnail or gain map
     if frames > 1:
         raise Rejected("several frames", str(frames))
     orientation = Orientation.from_exif(int(image.getexif().get(0x0112, 1)))
     flags = [] if orientation == Orientation() else ["exif_rotated"]
     if pixels is not None:
         pixels_HW, more = (pixels[..., 0], []) if pixels.shape[-1] == 1 else grey_and_colour(pixels)
-    elif data[:4] == b"\x89PNG" and data[24:25] == b"\x10" and not image.mode.startswith("I"):
+    elif form == "PNG" and data[24:25] == b"\x10" and not image.mode.startswith("I"):
         pixels_HW, more = _grey_of_deep_png(data)
     else:
+        image.load()
         pixels_HW, more = _grey(image)
-    return Decoded(orientation.apply(pixels_HW), orientation, flags + more)
+    if form != "TIFF":  # which Pillow turns when it loads it
+        pixels_HW = orientation.apply(pixels_HW)
+    return Decoded(pixels_HW, orientation, flags + more)
 
 
 def _jpeg_pixels(data: bytes, max_megapixels: float) -> np.ndarray | None:
@@ -176,17 +195,31 @@ def _jpeg_pixels(data: bytes, max_megapixels: float) -> np.ndarray | None:
 
     Damage inside a JPEG makes other decoders warn and go on with grey; here it is refused.
     """
+    from chexworld_ray.shards.codestreams import strict_jpeg
+
+    check_announced(data, "JPEG", max_megapixels)
     try:
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-        check_size(int(width), int(height), max_megapixels)
-        space = {"Gray": "GRAY", "YCbCr": "RGB"}.get(colour, "CMYK")
-        pixels = np.asarray(simplejpeg.decode_jpeg(data, colorspace=space, strict=True))
-        return None if space == "CMYK" else pixels
-    except ValueError as error:
-        said = str(error)
-        if any(word in said for word in _DAMAGED_JPEG):
-            raise Rejected("damaged image", said) from None
-    return None
+        colour = simplejpeg.decode_jpeg_header(data)[2]
+    except ValueError:
+        colour = ""
+    space = {"Gray": "GRAY", "YCbCr": "RGB"}.get(colour, "CMYK")
+    pixels = strict_jpeg(data, space)
+    return None if space == "CMYK" else pixels
+
+
+def _decode_deep_jpeg(data: bytes, max_megapixels: float) -> Decoded:
+    """A JPEG of 12 bits, a lossless one, or a JPEG-LS."""
+    from chexworld_ray.shards.codestreams import decode_jpeg
+
+    check_announced(data, "JPEG", max_megapixels)
+    values = decode_jpeg(data)
+    if values.ndim == 3:
+        raise Rejected(
+            "unsupported format", f"a JPEG of {values.shape[-1]} channels that is lossless or deep; {ADVICE}"
+        )
+    if values.dtype == np.uint8:
+        return Decoded(values)
+    return Decoded(robust_to_uint8(values), flags=["rescaled_to_8_bit"])
 
 
 def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:

@@ -1,28 +1,25 @@
 """DICOM → grey pixels: modality and body part checked, window applied, MONOCHROME1 inverted."""
 
-import io
 import logging
+import struct
 import warnings
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import pydicom
 from pydicom import config
-from pydicom.dataset import FileMetaDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
-from pydicom.uid import ImplicitVRLittleEndian
 
 from chexworld_ray.shards.decode import (
     MIN_LEVELS,
     Decoded,
-    Rejected,
-    check_size,
     grey_and_colour,
     stretch_to_uint8,
 )
-from chexworld_ray.shards.header import BODY_PARTS, MODALITIES, header_ids, syntax_name, term
+from chexworld_ray.shards.dicom_pixels import read_header, stored_pixels
+from chexworld_ray.shards.header import BODY_PARTS, MODALITIES, header_ids, term
 from chexworld_ray.shards.identity import HeaderIds
+from chexworld_ray.shards.rejected import Rejected, check_size
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -32,7 +29,7 @@ CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "RIB", "PORT CHEST")
 MIN_WINDOW_CONTRAST = 8.0  # grey levels; a window that leaves less is a wrong window
 MAX_WINDOW_CLIPPED = 0.75  # part of the image that a window may turn all black or all white
 # what pydicom raises where a window or a lookup table is damaged
-_UNUSABLE_TABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)
+_UNUSABLE_TABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, struct.error)
 
 # what pydicom has to say about a header quotes the header
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -43,16 +40,18 @@ def decode_dicom(data: bytes, max_megapixels: float) -> Decoded:
     """Decode one DICOM file that holds a projection radiograph of the chest.
 
     Raises:
-        decode.Rejected: other modality or body part, no or damaged pixels, no decoder for the transfer syntax. Its
+        rejected.Rejected: other modality or body part, no or damaged pixels, no decoder for the transfer syntax. Its
             `header` has the identifiers, its details never quote them.
     """
     ids = HeaderIds()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+            header = read_header(data, max_megapixels)
             ids = header_ids(header)
             return _decode(header, ids, max_megapixels)
+    except MemoryError:
+        raise
     except Rejected as rejected:
         rejected.header = ids
         if ids.in_text(rejected.detail):
@@ -67,7 +66,7 @@ def decode_dicom(data: bytes, max_megapixels: float) -> Decoded:
 def _decode(header: "Dataset", ids: HeaderIds, max_megapixels: float) -> Decoded:
     _check_content(header, max_megapixels)
     flags: list[str] = []
-    stored = _pixels(header)
+    stored = stored_pixels(header, max_megapixels)
     photometric = str(header.get("PhotometricInterpretation", ""))
     if photometric == "PALETTE COLOR":
         stored = (apply_color_lut(stored, header) >> 8).astype(np.uint8)
@@ -97,26 +96,14 @@ def _check_content(header: "Dataset", max_megapixels: float) -> None:
     try:
         frames = int(header.get("NumberOfFrames", 1) or 1)
         rows, columns = int(header.Rows), int(header.Columns)
+        samples, bits = int(header.get("SamplesPerPixel", 1)), int(header.get("BitsAllocated", 16))
     except (ValueError, TypeError, AttributeError):
-        raise Rejected("damaged DICOM", "frames, rows or columns are no numbers") from None
+        raise Rejected("damaged DICOM", "frames, rows, columns, samples or bits are no numbers") from None
     if frames > 1:
         raise Rejected("several frames", str(frames))
-    check_size(columns, rows, max_megapixels)
-
-
-def _pixels(header: "Dataset") -> np.ndarray:
-    """Stored pixel values, HxW or HxWx3."""
-    syntax = header.file_meta.get("TransferSyntaxUID") if "file_meta" in header.__dict__ else None
-    try:
-        if syntax is None:
-            header.file_meta = FileMetaDataset()
-            header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-        return np.asarray(header.pixel_array)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # each decoder plug-in raises its own kinds; one in Rust panics past Exception
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Rejected("pixel data can't be decoded", f"transfer syntax {syntax_name(syntax)}: {said}") from None
+    if samples not in (1, 3):
+        raise Rejected("unsupported pixels", f"{samples} samples a pixel, not 1 or 3")
+    check_size(columns, rows, max_megapixels, samples, bits)
 
 
 def _window(header: "Dataset", stored_HW: np.ndarray) -> np.ndarray:

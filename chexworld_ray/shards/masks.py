@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from PIL import Image
 
-from chexworld_ray.shards.decode import Rejected, open_picture
+from chexworld_ray.shards.bounds import memory_bound
+from chexworld_ray.shards.decode import open_picture
+from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.source import MaskSource
 
 
@@ -16,7 +18,8 @@ def decode_mask(data: bytes, max_megapixels: float = 100.0) -> np.ndarray:
     Raises:
         Rejected: not a picture.
     """
-    return np.asarray(open_picture(data, max_megapixels).convert("L")) > 0
+    with memory_bound(max_megapixels):
+        return np.asarray(open_picture(data, max_megapixels).convert("L")) > 0
 
 
 def encode_mask(mask_HW: np.ndarray) -> bytes:

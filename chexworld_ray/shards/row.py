@@ -13,11 +13,13 @@ import numpy as np
 from PIL import Image
 
 from chexworld_ray.shards import clean
-from chexworld_ray.shards.decode import Decoded, Rejected, decode_file, encode_grey_jpeg
+from chexworld_ray.shards.bounds import memory_bound
+from chexworld_ray.shards.decode import Decoded, decode_file, encode_grey_jpeg
 from chexworld_ray.shards.geometry import Geometry
 from chexworld_ray.shards.identify import identify
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.masks import encode_mask, source_mask
+from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.schema import Columns, canonical_view
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import SourceRow
@@ -65,17 +67,18 @@ def prepare(
     Raises:
         Rejected: the file can't become a radiograph.
     """
-    with watch.on("decode"):
-        decoded = decode_file(data, settings.clean.max_megapixels, encoding)
-    with watch.on("clean"):
-        clean.check(decoded.pixels_HW, settings.clean)
-        crop = clean.content_box(decoded.pixels_HW, settings.clean)
-    upright = (decoded.pixels_HW.shape[0], decoded.pixels_HW.shape[1])
-    geometry = Geometry.plan(decoded.orientation, upright, crop, settings.longest_side)
-    with watch.on("resize"):
-        pixels_HW = geometry.image(decoded.pixels_HW)
-    with watch.on("encode"):
-        encoded = encode_grey_jpeg(pixels_HW, settings.jpeg_quality)
+    with memory_bound(settings.clean.max_megapixels):
+        with watch.on("decode"):
+            decoded = decode_file(data, settings.clean.max_megapixels, encoding)
+        with watch.on("clean"):
+            clean.check(decoded.pixels_HW, settings.clean)
+            crop = clean.content_box(decoded.pixels_HW, settings.clean)
+        upright = (decoded.pixels_HW.shape[0], decoded.pixels_HW.shape[1])
+        geometry = Geometry.plan(decoded.orientation, upright, crop, settings.longest_side)
+        with watch.on("resize"):
+            pixels_HW = geometry.image(decoded.pixels_HW)
+        with watch.on("encode"):
+            encoded = encode_grey_jpeg(pixels_HW, settings.jpeg_quality)
     return Prepared(decoded, geometry, crop != (0, 0, *upright), pixels_HW, encoded)
 
 

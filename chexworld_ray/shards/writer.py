@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.shards.decode import Rejected
 from chexworld_ray.shards.identify import rejected_row
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord
+from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.row import Stopwatch, shard_row
 from chexworld_ray.shards.schema import OPTIONAL, Columns, every_column, projection
 from chexworld_ray.shards.settings import WriteSettings

@@ -2,9 +2,9 @@
 
 import codecs
 import csv
-import gzip
 import io
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,12 +12,14 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.shards.bounds import inflate
 from chexworld_ray.shards.sources.listing import Listing
 from chexworld_ray.storage import Place, fetch
 
 BATCH = 10_000
 LINE_END = b"\n"
 _COUNTS = re.compile(r".*Expected \d+ columns, got \d+")
+LARGEST = 1 << 30  # bytes of a table, inflated: some ten million rows
 
 
 def read_table(file: Place) -> pa.Table:
@@ -28,7 +30,7 @@ def read_table(file: Place) -> pa.Table:
     """
     try:
         data = fetch(file)
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        data = inflate(data, LARGEST, zlib.MAX_WBITS + 16) if data[:2] == b"\x1f\x8b" else data
         _check_text(file, data)
         names, lines = _header(file, data)
         table = arrow_csv.read_csv(
@@ -39,7 +41,9 @@ def read_table(file: Place) -> pa.Table:
                 column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, check_utf8=True
             ),
         )
-    except (pa.ArrowInvalid, csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
+    except OverflowError:
+        raise UserError(f"{file.url}: inflates to more than {LARGEST >> 20} MiB; split the table") from None
+    except (zlib.error, pa.ArrowInvalid, csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
         raise UserError(f"{file.url}: can't be read as a CSV table: {_said(error)}") from None
     if not table.num_rows:
         raise UserError(f"{file.url}: the table has no rows")

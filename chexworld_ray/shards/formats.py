@@ -1,0 +1,80 @@
+"""What a file is, by its first bytes: the formats that are read, and names for those that are not.
+
+Only these are decoded; every other decoder of Pillow stays unused. Some of them start programs (EPS), are written in
+Python and slow (DDS, FITS), or hold an inner image that is larger than what the outside says (ICO, ICNS, BLP).
+"""
+
+from typing import Literal
+
+from chexworld_ray.shards.rejected import Rejected
+
+Format = Literal["DICOM", "PNG", "JPEG", "JPEG 2000", "TIFF", "BMP", "GIF", "WebP"]
+
+READ: dict[Format, tuple[bytes, ...]] = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8",),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "BMP": (b"BM",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+}
+_NAMED: dict[str, tuple[bytes, ...]] = {
+    "PDF": (b"%PDF",),
+    "PostScript": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    "JPEG XR": (b"II\xbc\x01",),
+    "icon (ICO)": (b"\0\0\1\0", b"\0\0\2\0"),
+    "icon (ICNS)": (b"icns",),
+    "BLP": (b"BLP1", b"BLP2"),
+    "DDS": (b"DDS ",),
+    "Photoshop": (b"8BPS",),
+    "HDF5": (b"\x89HDF",),
+    "FITS": (b"SIMPLE  =",),
+    "GRIB": (b"GRIB",),
+    "BUFR": (b"BUFR",),
+    "WMF": (b"\xd7\xcd\xc6\x9a",),
+    "XPM": (b"/* XPM */",),
+    "XBM": (b"#define ",),
+    "NumPy": (b"\x93NUMPY", b"\x80\x04"),
+    "NRRD": (b"NRRD",),
+    "MetaImage": (b"ObjectType",),
+    "NIfTI": (b"\x5c\x01\0\0", b"\0\0\x01\x5c"),
+    "PGM or PPM": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n", b"P5 ", b"P6 ", b"P2 ", b"P3 "),
+    "SGI": (b"\x01\xda",),
+    "SVG": (b"<svg",),
+    "XML or HTML": (b"<?xml", b"<!DOC", b"<html"),
+    "zip archive": (b"PK\3\4",),
+    "gzip": (b"\x1f\x8b",),
+    "Parquet": (b"PAR1",),
+}
+_LFS = b"version https://git-lfs.github.com/"
+_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"hevc": "HEIC", b"avif": "AVIF"}
+ADVICE = "convert it to PNG, TIFF, JPEG or DICOM"
+
+
+def recognise(data: bytes) -> Format:
+    """The format of a file.
+
+    Raises:
+        Rejected: it is none that is read; the format is named where it is known.
+    """
+    # DICOM with the preamble that the standard asks for, or straight from its first group
+    if data[128:132] == b"DICM" or (data[:2] in (b"\x02\x00", b"\x08\x00") and data[3:4] == b"\x00"):
+        return "DICOM"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    for known, starts in READ.items():
+        if data.startswith(starts):
+            return known
+    if data.startswith(_LFS):
+        raise Rejected("not downloaded", "a Git LFS pointer stands here for the file; run git lfs pull")
+    name = _name(data)
+    if name is None:
+        raise Rejected("not an image")
+    raise Rejected("unsupported format", f"{name}; {ADVICE}")
+
+
+def _name(data: bytes) -> str | None:
+    if data[4:8] == b"ftyp":
+        return _BRANDS.get(data[8:12], "video or HEIF")
+    return next((name for name, starts in _NAMED.items() if data.startswith(starts)), None)
