@@ -8,17 +8,19 @@ import json
 import os
 import posixpath
 import re
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from chexworld_ray.addresses import masked, refuse_secrets
 from chexworld_ray.errors import UserError
+from chexworld_ray.regular_files import LARGEST, UnfitFile, check_bytes, open_regular, read_regular
 
 # S3-compatible servers answer a read of a part with the checksum of the whole object, or refuse checksummed writes;
 # what must be whole (shards, checkpoints) carries a sha256 of its own. Throttling, 5xx and lost connections are tried
@@ -90,14 +92,19 @@ def place(url: str, *, redirects: bool = True) -> Place:
     return Place(fs, str(path))
 
 
-def fetch(url: Place) -> bytes:
-    """All bytes of a file.
+def fetch(url: Place, limit: int = LARGEST) -> bytes:
+    """All bytes of a file, of at most `limit` bytes.
 
     Raises:
+        UnfitFile: a pipe, device or socket, or more bytes; it is not opened.
         StorageError: the store can't be reached, or has no such bucket.
         OSError: this file can't be read.
     """
     with _told(url, PermissionError, ValueError):
+        if url.is_local:
+            return read_regular(url.path, limit)
+        size = url.fs.info(url.path)["size"] if limit < LARGEST else None
+        check_bytes(url.url, size or 0, limit)
         data = url.fs.cat_file(url.path)
     assert isinstance(data, bytes)
     return data
@@ -120,6 +127,17 @@ def fetch_named(url: Place) -> bytes:
         raise UserError(f"{url.url}: can't be read ({said})") from None
 
 
+def opened(url: Place) -> BinaryIO:
+    """A file of which only parts are read.
+
+    Raises:
+        UnfitFile: a pipe, device or socket; it is not opened.
+        OSError: it can't be read.
+    """
+    file: Any = open_regular(url.path, sys.maxsize) if url.is_local else url.fs.open(url.path, "rb")
+    return file
+
+
 def exists(url: Place) -> bool:
     """Whether there is a file or folder.
 
@@ -136,7 +154,7 @@ def _told(url: Place, *passed: type[Exception]) -> Iterator[None]:
     """Turn what a remote store says into one line for the user; errors of types `passed`, and of one file, go on."""
     try:
         yield
-    except passed:
+    except (*passed, UnfitFile):
         raise
     except Exception as error:
         reason = None if url.is_local else _refusal(error)

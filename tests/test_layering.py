@@ -8,8 +8,9 @@ from pathlib import Path
 import chexworld_ray
 
 PACKAGE = Path(chexworld_ray.__file__).parent
+BOTTOM = {"errors", "addresses", "hashing", "config", "recipes", "regular_files", "storage", "trust", "spot"}
 ORDER = [
-    {"errors", "addresses", "hashing", "config", "recipes", "storage", "trust", "spot"},
+    BOTTOM,
     {"shards"},
     {"phantoms"},
     {"views"},
@@ -29,7 +30,7 @@ ORDER = [
 LAYER = {name: number for number, names in enumerate(ORDER) for name in names}
 FORBIDDEN = {
     "ray": set(LAYER) - {"runtime"},
-    "torch": {"errors", "addresses", "hashing", "config", "recipes", "storage", "trust", "spot", "shards", "phantoms"},
+    "torch": BOTTOM | {"shards", "phantoms"},
     "timm": set(LAYER) - {"models"},
 }
 

@@ -25,6 +25,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import POSITIONS
 from chexworld_ray.models.predictor import Predictor
+from chexworld_ray.regular_files import read_regular
 from chexworld_ray.storage import Place, StorageError, fetch
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
@@ -116,8 +117,7 @@ def timm_file(file: str, where: str) -> dict[str, Tensor]:
         UserError: it holds none, more than weights, or is damaged; `where` is named.
     """
     try:
-        with open(file, "rb") as opened:
-            refuse_compressed(opened.read(), where)
+        refuse_compressed(read_regular(file), where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unusual pickle protocol
             found = load_state_dict(file, use_ema=False, weights_only=True)

@@ -173,7 +173,7 @@ def _run(
     if done:
         say(f"{len(done)} of {len(chunks)} chunks were done before; going on with the rest")
     if due:
-        connect()
+        connect(source.root, out.url, *source.allowed)
         work = _work(source, settings, out, names, files, key.pseudonyms)
         for count, index in enumerate(_stream(due, work), start=len(done) + 1):
             say(f"chunk {count} of {len(chunks)} (number {index}) written")

@@ -14,7 +14,7 @@ from chexworld_ray.shards.parquet import Footer, read_columns, read_footer
 from chexworld_ray.shards.plan import Plan, Window, share_size
 from chexworld_ray.shards.records import IMAGE_SCHEMA
 from chexworld_ray.shards.schema import FIXED_FIELDS, OPTIONAL, column_fields
-from chexworld_ray.storage import Place, place
+from chexworld_ray.storage import Place, opened, place
 
 STREAM_SCHEMA = pa.schema([("position", pa.int64()), ("image_id", pa.string()), ("image", pa.binary())])
 PADDING_POSITION = -1
@@ -40,7 +40,7 @@ def read_row_group(url: str, index: int, columns: Sequence[str]) -> pa.Table:
 @contextmanager
 def _opened(file: Place) -> Iterator[Any]:
     try:
-        handle = file.fs.open(file.path, "rb")
+        handle = opened(file)
     except FileNotFoundError:
         raise UserError(f"{file.url}: no such file, though the manifest names it; chexworld inspect --check") from None
     with handle:

@@ -32,8 +32,8 @@ class CleanSettings:
     min_contrast: float = 1.0
     """Least standard deviation in grey levels of 255; below it an image is constant."""
     max_megapixels: float = 100.0
-    """An image that announces more is refused before its pixels are read; a file of more than 2 bytes a pixel and
-    64 MiB is not read at all."""
+    """An image that announces more is refused before its pixels are read; a file of more than 2 bytes for each of these
+    pixels, and 64 MiB, is not read at all."""
     crop_borders: bool = True
     """Crop black borders."""
     near_duplicates: int | None = None

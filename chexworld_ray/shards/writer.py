@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.regular_files import UnfitFile
 from chexworld_ray.shards.identify import rejected_row
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord
-from chexworld_ray.shards.rejected import Rejected
+from chexworld_ray.shards.rejected import Rejected, largest_file
 from chexworld_ray.shards.row import Stopwatch, shard_row
 from chexworld_ray.shards.schema import OPTIONAL, Columns, every_column, projection
 from chexworld_ray.shards.settings import WriteSettings
@@ -59,7 +60,7 @@ def write_chunk(
     def read(path: str) -> bytes:
         began = time.thread_time()
         try:
-            return _read(root, path, allowed)
+            return _read(root, path, allowed, largest_file(settings.clean.max_megapixels))
         finally:
             reading_seconds.append(time.thread_time() - began)
 
@@ -91,13 +92,15 @@ def write_chunk(
     return ChunkRecord(files, rejected, keyed, pa.Table.from_pylist(kept, schema=IMAGE_SCHEMA), {**watch.seconds})
 
 
-def _read(root: Place, path: str, allowed: Sequence[str]) -> bytes:
+def _read(root: Place, path: str, allowed: Sequence[str], limit: int) -> bytes:
     try:
         file = resolve(root, path, allowed)
     except UserError:
         raise Rejected("outside the folder", "no --allow-prefix names it") from None
     try:
-        return fetch(file)
+        return fetch(file, limit)
+    except UnfitFile as error:
+        raise Rejected(error.reason, error.detail) from None
     except FileNotFoundError:
         raise Rejected("missing file") from None
     except PermissionError as error:

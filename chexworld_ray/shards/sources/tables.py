@@ -29,7 +29,7 @@ def read_table(file: Place) -> pa.Table:
         UserError: it can't be read, has no rows, or a line has not as many cells as the header.
     """
     try:
-        data = fetch(file)
+        data = fetch(file, LARGEST)
         data = inflate(data, LARGEST, zlib.MAX_WBITS + 16) if data[:2] == b"\x1f\x8b" else data
         _check_text(file, data)
         names, lines = _header(file, data)
