@@ -102,7 +102,7 @@ def stored_pixels(header: "Dataset", max_megapixels: float) -> np.ndarray:
     except (Rejected, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # each decoder plug-in raises its own kinds; one in Rust panics past Exception
-        said = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+        said = (str(error) or type(error).__name__).splitlines()[-1].strip().removeprefix(f"{_OWN}: ")
         raise Rejected("pixel data can't be decoded", f"transfer syntax {syntax_name(syntax)}: {said}") from None
 
 
