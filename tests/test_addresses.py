@@ -79,7 +79,7 @@ def test_an_address_with_a_password_is_refused_without_telling_it(make: Callable
     address = make(secret[0])
     for action in (refuse_secrets, place):
         # a chain is refused as one, whatever it carries
-        with pytest.raises(UserError, match="user name or password|a chain of addresses") as caught:
+        with pytest.raises(UserError, match=r"user name or password|a chain of addresses") as caught:
             action(address)
         not_told(str(caught.value), secret[1])
 

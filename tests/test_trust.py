@@ -220,4 +220,4 @@ def test_drafts_in_a_folder_of_images_are_counted_and_not_read(images: Path) -> 
 
 def test_what_is_read_is_a_reject_where_it_leads_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(Rejected, match="outside the folder"):
-        _read(Place(ROOT.fs, str(tmp_path)), SourceRow(image_id="a", path="/etc/passwd", dataset="d").path, ())
+        _read(Place(ROOT.fs, str(tmp_path)), SourceRow(image_id="a", path="/etc/passwd", dataset="d").path, (), 10)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,12 +82,22 @@ def test_a_lock_of_another_machine_is_watched(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(locks, "RENEW_SECONDS", 0.1)
     foreign = folder / "lock-foreign.json"
     write_json(foreign, {"host": "elsewhere", "name": "elsewhere", "pid": 1, "started": 0.0, "beat": 0})
-    with locked(folder, watch_seconds=0.3):
+    watched: list[float] = []
+    monkeypatch.setattr(locks.time, "sleep", watched.append)
+    with locked(folder, watch_seconds=7.0):
         assert len(children(folder)) == 1, "a lock that is not renewed is removed"
+    assert watched == [7.0]
     with monkeypatch.context() as patch:
         patch.setattr(locks, "_host", lambda: "elsewhere")
         other = locks.Lock(folder)
-    with pytest.raises(UserError, match="another ingest writes there"), locked(folder, watch_seconds=0.3):
+    renewed, pause = read_json(other.file)["beat"], threading.Event()
+
+    def until_renewed(_: float) -> None:
+        while read_json(other.file)["beat"] == renewed:
+            pause.wait(0.01)
+
+    monkeypatch.setattr(locks.time, "sleep", until_renewed)
+    with pytest.raises(UserError, match="another ingest writes there"), locked(folder, watch_seconds=7.0):
         pass
     other.release()
 
