@@ -1,17 +1,20 @@
-"""Pages that compare, of scores and records that are known: a sweep with verdicts, and two runs side by side."""
+"""Pages of scores and records that are known: of a run, a sweep with verdicts, and two runs side by side."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from scores import variant
 
+from chexworld_ray.analysis.outcome import FOLDER, Outcome
 from chexworld_ray.config import RunSettings, Science
 from chexworld_ray.evaluation.results import result_rows, write_results
 from chexworld_ray.evaluation.sweep import sweep_rows
 from chexworld_ray.recipes import demo, variants
+from chexworld_ray.reports.analyses import picture
 from chexworld_ray.reports.comparison import write_page
+from chexworld_ray.reports.html import write_report
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.storage import place
+from chexworld_ray.storage import place, write_bytes, write_json
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.run import Run, open_or_create
 
@@ -45,3 +48,13 @@ def page_of_two(folder: Path, data: Manifest) -> str:
     trials = [replace(trial, run="a") for trial in variant("a", 1.0).trials[:1]]
     write_results(runs[0].root, result_rows([*trials, *(replace(trial, images_seen=50) for trial in trials)]))
     return write_page([run.root.url for run in runs], str(folder / "both.html"))
+
+
+def page_of_one(folder: Path, data: Manifest) -> str:
+    """Of a run with a curve, results and an analysis."""
+    run = trained(folder / "one", Science(), data)
+    write_results(run.root, result_rows(variant("one", 1.0).trials[:1]))
+    outcome = Outcome("capacity", "Capacity", ["a"], [["1"]], "So much.", curves={"trained": [0.9, 0.09, 0.009]})
+    write_json(run.root / FOLDER / "capacity.json", outcome.record())
+    write_bytes(run.root / FOLDER / "capacity.png", picture(outcome))
+    return write_report(run, None)

@@ -174,7 +174,7 @@ def run(phantom_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.usefixtures("no_pictures")
-@FEW
+@settings(MANY, max_examples=10)  # a report takes a second
 @given(st.data(), st.sampled_from([CONFIG, METRICS, RESULTS, f"{FOLDER}/layout.json"]))
 def test_a_damaged_record_of_a_run_is_one_line(
     run: Path, capsys: pytest.CaptureFixture[str], drawn: st.DataObject, name: str

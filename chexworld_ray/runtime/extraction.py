@@ -11,14 +11,14 @@ from typing import Any, Literal
 import pyarrow as pa
 import ray.data
 import torch
-from ray.exceptions import RayError
 
 from chexworld_ray import storage
 from chexworld_ray.analysis.embeddings import part_name
+from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import embed, feature_table, row_columns
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.models.device import keep_freed_memory
-from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, say, total, user_error
+from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, say, total
 from chexworld_ray.shards.manifest import FileRecord, Manifest
 from chexworld_ray.shards.parquet import write_table
 from chexworld_ray.shards.reader import read_row_group
@@ -66,11 +66,9 @@ def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[Fi
         resources=evaluation_slot(),
         concurrency=min(slots, len(blocks)),
     )
-    try:
-        for _ in whole.iter_rows():
-            pass
-    except RayError as error:
-        raise user_error(error) or error from None
+    for row in whole.iter_rows():
+        if row["told"]:
+            raise UserError(row["told"])
 
 
 def _due(one: Extraction, manifest: Manifest, files: Sequence[FileRecord]) -> Iterator[dict[str, Any]]:
@@ -94,13 +92,26 @@ def device() -> torch.device:
 
 
 def _extract(block: pa.Table, columns: Sequence[str], kind: Inputs) -> pa.Table:
+    """Write the parts of a block. What is wrong with a file comes back as text: of an error Ray Data keeps no more."""
     keep_freed_memory()
-    for job in block.to_pylist():
+    return pa.table({"told": [_write_part(job, columns, kind) for job in block.to_pylist()]})
+
+
+def _write_part(job: dict[str, Any], columns: Sequence[str], kind: Inputs) -> str:
+    try:
         rows = read_row_group(job["url"], job["index"], columns)
         backbone = open_encoder(job["encoder"], job["image_size"])
-        found = embed(backbone, rows["image"].to_pylist(), device(), tokens=kind == "tokens")
+        try:
+            found = embed(backbone, rows["image"].to_pylist(), device(), tokens=kind == "tokens")
+        except ValueError as error:
+            raise UserError(
+                f"{job['url']}: an image of row group {job['index']} can't be decoded ({error}); see chexworld inspect "
+                "--check"
+            ) from None
         write_table(storage.place(job["out"]), feature_table(rows, found))
-    return block.select(["index"])
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 class _Extractor:

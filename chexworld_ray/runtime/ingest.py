@@ -1,41 +1,33 @@
 """Ray Data runs the chunks of an ingest; this file resumes, gathers and publishes."""
 
-import errno
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
-from chexworld_ray.runtime.board import new_board
-from chexworld_ray.runtime.cluster import causes, connect, say
+from chexworld_ray.runtime.chunks import chunk_work, run_chunks, what_to_mend
+from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.duplicates import Duplicate
 from chexworld_ray.shards.identify import hides_path, rejected_aside
-from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
-from chexworld_ray.shards.ingest import Chunk, check_patients, fingerprint, make_chunks, settle, unsqueeze
+from chexworld_ray.shards.identity import KEY_VARIABLE
+from chexworld_ray.shards.ingest import Chunk, check_patients, fingerprint, make_chunks, settle
 from chexworld_ray.shards.keys import IngestKey, ingest_key
 from chexworld_ray.shards.lock import locked
 from chexworld_ray.shards.manifest import KeyRecord, Manifest, Release
 from chexworld_ray.shards.parquet import read_table, write_table
 from chexworld_ray.shards.reader import read_images
-from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord, load_record, save_record
+from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord, load_record
 from chexworld_ray.shards.row import Stopwatch
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Reject, Source
-from chexworld_ray.shards.writer import SHARD_NAME, drop_rows, write_chunk
+from chexworld_ray.shards.writer import SHARD_NAME, drop_rows
 
 WORK = "_ingest"  # lock and records of finished chunks, until the manifest is there
 STATE, RECORD = "ingest.json", ".record.parquet"
-LITTLE_ROOM = 1 << 20  # bytes
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def ingest(
@@ -52,30 +44,7 @@ def ingest(
     try:
         return _ingest(source, out_url, settings, append, watch)
     except Exception as error:
-        raise _told(error) or error from None
-
-
-def _told(error: BaseException) -> UserError | None:
-    """What the user can mend: a UserError, a disk that is full or read-only, a lost process; None for anything else."""
-    from ray import exceptions as ray_errors
-
-    lost = (
-        ray_errors.ActorDiedError,
-        ray_errors.WorkerCrashedError,
-        ray_errors.NodeDiedError,
-        ray_errors.OutOfDiskError,
-    )
-    for one in causes(error):
-        if isinstance(one, UserError):
-            return one
-        if isinstance(one, OSError) and one.errno in NO_ROOM:
-            where = f"{one.filename}: " if one.filename else ""
-            return UserError(f"{where}{one.strerror}; make room, then start again: what is done is kept")
-        if isinstance(one, lost):
-            of_ray = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-            full = f" (its disk, {of_ray}, is full)" if shutil.disk_usage(of_ray).free < LITTLE_ROOM else ""
-            return UserError(f"a process of Ray is lost{full}; start again: what is done is kept")
-    return None
+        raise what_to_mend(error) or error from None
 
 
 def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool, watch: Stopwatch | None) -> Manifest:
@@ -174,65 +143,11 @@ def _run(
         say(f"{len(done)} of {len(chunks)} chunks were done before; going on with the rest")
     if due:
         connect(source.root, out.url, *source.allowed)
-        work = _work(source, settings, out, names, files, key.pseudonyms)
-        for count, index in enumerate(_stream(due, work), start=len(done) + 1):
+        work = chunk_work(source, settings, out, names, files, key.pseudonyms)
+        for count, index in enumerate(run_chunks(due, work), start=len(done) + 1):
             say(f"chunk {count} of {len(chunks)} (number {index}) written")
             done[index] = load_record(files[index])
     return [done[chunk.index] for chunk in chunks]
-
-
-def _work(
-    source: Source,
-    settings: WriteSettings,
-    out: storage.Place,
-    names: dict[int, str],
-    files: dict[int, storage.Place],
-    key: Pseudonyms,
-) -> Any:
-    """What Ray Data runs on a chunk. The key travels from process to process, never through a store or a file."""
-    import ray
-
-    board: Any = new_board()
-    ray.get(board.publish.remote("key", key))
-    root, columns, allowed = source.root, source.columns, source.allowed  # the rows themselves come in chunks
-
-    def work(batch: dict[str, Any]) -> dict[str, list[Any]]:
-        index = int(batch["index"][0])
-        rows = unsqueeze(batch["chunk"][0])
-        place = storage.place(root)
-        try:
-            pseudonyms: Any = ray.get(board.fetch.remote("key"))
-            record = write_chunk(names[index], rows, place, columns, settings, pseudonyms, out, allowed)
-            save_record(files[index], record)
-        except Exception as error:
-            if (told := _told(error)) is None:
-                raise
-            return {"index": [index], "told": [str(told)]}  # Ray Data keeps the text of an error only, not what it was
-        return {"index": [index], "told": [""]}
-
-    return work
-
-
-def _stream(due: list[Chunk], work: Any) -> Iterator[int]:
-    """Indices of chunks as they are finished.
-
-    Raises:
-        UserError: a worker met one (the storage refuses), told as if it had happened here.
-    """
-    import ray.data
-
-    blocks = [
-        pa.table({"index": [chunk.index], "chunk": pa.array([chunk.squeeze()], pa.large_binary())}) for chunk in due
-    ]
-    context = ray.data.DataContext.get_current().copy()
-    # of a single map, reservations only keep half the processors idle: there is no other operator to keep them for
-    context.op_resource_reservation_enabled = False
-    with ray.data.DataContext.current(context):
-        rows = ray.data.from_arrow(blocks).map_batches(work, batch_size=None)
-    for row in rows.iter_rows():
-        if row["told"]:
-            raise UserError(row["told"])
-        yield int(row["index"])
 
 
 def _publish(

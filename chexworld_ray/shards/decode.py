@@ -22,6 +22,7 @@ from chexworld_ray.shards.rejected import Rejected, check_bytes, check_size
 
 GREY_TOLERANCE = 12  # largest difference of colour channels that chroma compression explains
 _BAND = 256  # rows that are looked at together, to take little memory beside the picture
+MOST_STORED = 2**27  # pixels of one image in a shard
 MIN_LEVELS = 8  # grey levels of an image of more than 8 bits; fewer are noise around a constant
 JSRT_SIDE, JSRT_TOP = 2048, 4095  # raw files of the JSRT data set: side in pixels, highest value
 
@@ -67,7 +68,14 @@ def decode_file(data: bytes, max_megapixels: float, encoding: Literal["detect", 
 
 
 def decode_grey_jpeg(data: bytes) -> np.ndarray:
-    """uint8 HxW of a grey JPEG out of a shard; releases the lock, so threads decode in parallel."""
+    """uint8 HxW of a grey JPEG out of a shard; releases the lock, so threads decode in parallel.
+
+    Raises:
+        ValueError: damaged, or larger than what an ingest writes: the shard is somebody else's.
+    """
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    if height * width > MOST_STORED:
+        raise ValueError(f"{width} x {height} pixels; a shard holds at most {MOST_STORED}")
     return np.asarray(simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=False)[..., 0])
 
 

@@ -1,8 +1,11 @@
 """A data set's features: once, those of the plain encoder, and a file's neighbours among them."""
 
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -62,6 +65,28 @@ def test_features_are_those_of_the_encoder_and_a_file_is_its_own_neighbour(
         neighbours(str(out), str(Path(__file__)), 3)
     with pytest.raises(UserError, match="no embeddings there"):
         neighbours(str(tmp_path), str(source), 3)
+
+
+@pytest.mark.slow
+def test_a_damaged_shard_is_one_line(ray_here: None, theirs: str, phantom_set: Manifest, tmp_path: Path) -> None:
+    """Cut short; and with an image that is no JPEG, or one of a size that no ingest writes."""
+    for name, spoil, words in (
+        ("cut", None, "not a whole Parquet file"),
+        ("text", b"no picture", "can't be decoded"),
+        ("large", cv2.imencode(".jpg", np.zeros((12_000, 12_000), np.uint8))[1].tobytes(), "12000 x 12000 pixels"),
+    ):
+        data = Path(shutil.copytree(phantom_set.root.path, tmp_path / name))
+        shard = data / phantom_set.files[0].path
+        if spoil is None:
+            shard.write_bytes(shard.read_bytes()[:-1000])
+        else:
+            table = pq.read_table(shard)
+            at = table.schema.get_field_index("image")
+            images = pa.array([spoil] * table.num_rows, table.schema.field(at).type)
+            pq.write_table(table.set_column(at, table.schema.field(at), images), shard, row_group_size=16)
+        with pytest.raises(UserError, match=words) as caught:
+            embed_data(None, theirs, str(data), str(tmp_path / f"{name}-out"), 48, tokens=False)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -142,6 +142,7 @@ def trained_images(rows: list) -> int:
     return max(row.images_seen for row in rows)
 
 
+@pytest.mark.slow
 def test_encoders_alone_need_a_place_for_results(ray_here: None, phantom_set: Manifest, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "theirs.pth")
