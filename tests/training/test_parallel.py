@@ -64,7 +64,7 @@ def spread(rank: int, sharding: Any, port: int, source: str | None, out: str) ->
     if source is not None:
         checkpoint.load(state, Path(source))
     run(state, rank, 2)
-    copy = checkpoint.snapshot(state, MODEL, (0.5, 0.25), {})  # sharded, all must ask for it
+    copy = checkpoint.snapshot(state, MODEL, (0.5, 0.25), {"plan": "p"})  # sharded, all must ask for it
     if rank == 0:
         checkpoint.write(copy, place(out))
     dist.barrier()
@@ -95,7 +95,7 @@ def test_two_workers_learn_what_one_does_and_pass_it_on(sharding: str, tmp_path:
     checkpoint.load(alone, tmp_path / "two")
     run(alone, 0, 1)
     (tmp_path / "one").mkdir()
-    checkpoint.write(checkpoint.snapshot(alone, MODEL, (0.5, 0.25), {}), place(str(tmp_path / "one")))
+    checkpoint.write(checkpoint.snapshot(alone, MODEL, (0.5, 0.25), {"plan": "p"}), place(str(tmp_path / "one")))
     on_two(sharding, tmp_path / "one", tmp_path / "again")
     last = prepared(Runtime(), 1)
     checkpoint.load(last, tmp_path / "again")
