@@ -22,6 +22,7 @@ from chexworld_ray.models.weights import is_encoder_file, normalise, read_encode
 from chexworld_ray.views.actions import IDENTITY
 
 PREFIX = "timm:"
+LARGEST_SIDE = 4096  # pixels of a view
 HEADER_KEY = "chexworld_ray_timm"
 
 
@@ -75,7 +76,7 @@ class _Timm(Backbone):
     """Any of timm's models, on three equal channels normalised as its weights want them."""
 
     def __init__(self, data: bytes, where: str, size: Size, drop_path: float) -> None:
-        header = _header(data)
+        header = _header(data, where)
         side = size.image or header["image_size"]
         net = create(header["name"], drop_path)
         net.load_state_dict(read_safetensors(data, where))
@@ -159,9 +160,29 @@ def timm_bytes(source: str) -> bytes:
                 f"--encoder {source}: its weights can't be fetched ({type(error).__name__}); "
                 f"with a file at hand: {source}@FILE"
             ) from None
-    header = {"name": name, "image_size": cfg["input_size"][-1], "mean": list(cfg["mean"]), "std": list(cfg["std"])}
+    header = {
+        "name": _architecture(name, net, source),
+        "image_size": cfg["input_size"][-1],
+        "mean": list(cfg["mean"]),
+        "std": list(cfg["std"]),
+    }
     tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
     return save(tensors, metadata={HEADER_KEY: json.dumps(header)})
+
+
+def _architecture(name: str, net: nn.Module, source: str) -> str:
+    """A name by which timm makes the same model again without asking a hub or a folder."""
+    if timm.is_model(name):
+        return name
+    architecture = str(getattr(net, "pretrained_cfg", {}).get("architecture", ""))
+    shapes = {key: value.shape for key, value in net.state_dict().items()}
+    if not timm.is_model(architecture) or shapes != {
+        key: value.shape for key, value in create(architecture).state_dict().items()
+    }:
+        raise UserError(
+            f"--encoder {source}: a model that timm can't make without what stands there; name an architecture"
+        )
+    return architecture
 
 
 def _fitting(file: str, net: nn.Module, source: str) -> dict[str, Tensor]:
@@ -196,5 +217,16 @@ def read_backbone(
         raise UserError(f"{where}: not the file of an encoder ({type(error).__name__})") from None
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    return json.loads(safetensors_metadata(data)[HEADER_KEY])
+def _header(data: bytes, where: str) -> dict[str, Any]:
+    """What `timm_bytes` has written: a stranger's would have timm fetch or read what it names, or make huge views.
+
+    Raises:
+        UserError: it is no architecture of timm's, or no encoder has such sizes.
+    """
+    header = json.loads(safetensors_metadata(data)[HEADER_KEY])
+    name, side = header["name"], header["image_size"]
+    if not isinstance(name, str) or ":" in name or not timm.is_model(name):
+        raise UserError(f"{where}: {str(name)[:60]!r} is no architecture of timm")
+    if type(side) is not int or not 1 <= side <= LARGEST_SIDE or any(len(header[key]) != 3 for key in ("mean", "std")):
+        raise UserError(f"{where}: a side, mean or standard deviation that no encoder has")
+    return header

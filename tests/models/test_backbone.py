@@ -1,5 +1,6 @@
 """Encoders as an evaluation sees them: ours, with and without predictor, and timm's."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -7,11 +8,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
-from chexworld_ray.models.backbone import Size, read_backbone, timm_bytes
+from chexworld_ray.models.backbone import HEADER_KEY, Size, read_backbone, timm_bytes
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.predictor import Predictor
 from chexworld_ray.models.weights import EncoderInfo, encoder_bytes, pooled_features, read_encoder
@@ -115,6 +116,28 @@ def test_what_is_no_encoder_is_one_line(tmp_path: Path) -> None:
             timm_bytes(source)
     with pytest.raises(UserError, match="not the file of an encoder"):
         read_backbone(b"nothing", "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "hf-hub:somebody/model"}, "no architecture of timm"),
+        ({"name": "local-dir:/tmp"}, "no architecture of timm"),
+        ({"name": 7}, "no architecture of timm"),
+        ({"image_size": 1_000_000}, "a side"),
+        ({"mean": [0.5] * 1000}, "standard deviation"),
+    ],
+)
+def test_a_strangers_file_has_timm_ask_nobody(
+    change: dict[str, object], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    weights = timm.create_model(NAME, pretrained=False).state_dict()
+    tensors = load(timm_bytes(f"timm:{NAME}@{_saved(weights, tmp_path / 'a.pth')}"))
+    header = {"name": NAME, "image_size": 160, "mean": [0.5] * 3, "std": [0.5] * 3} | change
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(UserError, match=words):
+        read_backbone(save(tensors, metadata={HEADER_KEY: json.dumps(header)}), "theirs")
 
 
 def _saved(weights: dict[str, torch.Tensor], file: Path) -> Path:
