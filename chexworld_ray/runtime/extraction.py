@@ -19,6 +19,7 @@ from chexworld_ray.evaluation.features import embed, feature_table, row_columns
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.models.device import keep_freed_memory
 from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, say, total
+from chexworld_ray.shards.decode import DamagedImage
 from chexworld_ray.shards.manifest import FileRecord, Manifest
 from chexworld_ray.shards.parquet import write_table
 from chexworld_ray.shards.reader import read_row_group
@@ -103,10 +104,10 @@ def _write_part(job: dict[str, Any], columns: Sequence[str], kind: Inputs) -> st
         backbone = open_encoder(job["encoder"], job["image_size"])
         try:
             found = embed(backbone, rows["image"].to_pylist(), device(), tokens=kind == "tokens")
-        except ValueError as error:
+        except DamagedImage as error:
             raise UserError(
-                f"{job['url']}: an image of row group {job['index']} can't be decoded ({error}); see chexworld inspect "
-                "--check"
+                f"{job['url']}: an image of row group {job['index']} can't be decoded ({error.detail}); "
+                "see chexworld inspect --check"
             ) from None
         write_table(storage.place(job["out"]), feature_table(rows, found))
     except UserError as error:

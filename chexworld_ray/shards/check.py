@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.shards.decode import decode_grey_jpeg
+from chexworld_ray.shards.decode import DamagedImage, decode_grey_jpeg
 from chexworld_ray.shards.ingest import leaking_patients
 from chexworld_ray.shards.manifest import REJECTED, REJECTED_SCHEMA, Manifest
 from chexworld_ray.shards.masks import decode_mask
 from chexworld_ray.shards.parquet import parse_table, read_table
 from chexworld_ray.shards.records import FileRecord
-from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.schema import OPTIONAL, every_column, projection
 from chexworld_ray.shards.writer import table_counts
 from chexworld_ray.storage import Place, StorageError, fetch
@@ -95,11 +94,11 @@ def _check_rows(table: pa.Table) -> Iterator[str]:
         try:
             if decode_grey_jpeg(row["image"]).shape != size:
                 yield f"image {row['image_id']!r} is not {size[0]} x {size[1]} pixels"
-        except ValueError as error:
-            yield f"image {row['image_id']!r} can't be decoded: {error}"
+        except DamagedImage as error:
+            yield f"image {row['image_id']!r} can't be decoded: {error.detail}"
         for name in masks:
             try:
                 if row[name] is not None and decode_mask(row[name]).shape != size:
                     yield f"{name} of image {row['image_id']!r} is not {size[0]} x {size[1]} pixels"
-            except Rejected as error:
-                yield f"{name} of image {row['image_id']!r} can't be decoded: {error}"
+            except DamagedImage as error:
+                yield f"{name} of image {row['image_id']!r} can't be decoded: {error.detail}"

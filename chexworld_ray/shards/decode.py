@@ -14,6 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from chexworld_ray.errors import UserError
 from chexworld_ray.shards.formats import ADVICE, Format, recognise
 from chexworld_ray.shards.geometry import Orientation
 from chexworld_ray.shards.headers import jpeg2000_size, jpeg_frame, png_size, webp_size
@@ -30,6 +31,17 @@ _PILLOW = {"JPEG 2000": "JPEG2000", "WebP": "WEBP"}  # where Pillow's name for a
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 Image.MAX_IMAGE_PIXELS = None  # the limit is a setting, and is checked on the header
+
+
+class DamagedImage(UserError, ValueError):
+    """An image or mask of a shard that can't be decoded; `detail` says why."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"an image of a shard can't be decoded ({self.detail}); chexworld inspect --check finds which"
 
 
 @dataclass
@@ -71,12 +83,17 @@ def decode_grey_jpeg(data: bytes) -> np.ndarray:
     """uint8 HxW of a grey JPEG out of a shard; releases the lock, so threads decode in parallel.
 
     Raises:
-        ValueError: damaged, or larger than what an ingest writes: the shard is somebody else's.
+        DamagedImage: damaged, or larger than what an ingest writes: the shard is somebody else's.
     """
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    if height * width > MOST_STORED:
-        raise ValueError(f"{width} x {height} pixels; a shard holds at most {MOST_STORED}")
-    return np.asarray(simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=False)[..., 0])
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > MOST_STORED:
+            raise DamagedImage(f"{width} x {height} pixels; a shard holds at most {MOST_STORED}")
+        return np.asarray(simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=False)[..., 0])
+    except DamagedImage:
+        raise
+    except ValueError as error:
+        raise DamagedImage(" ".join(str(error).split())) from None
 
 
 def encode_grey_jpeg(pixels_HW: np.ndarray, quality: int) -> bytes:

@@ -7,19 +7,32 @@ import numpy as np
 from PIL import Image
 
 from chexworld_ray.shards.bounds import memory_bound
-from chexworld_ray.shards.decode import open_picture
+from chexworld_ray.shards.decode import MOST_STORED, DamagedImage, open_picture
 from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.source import MaskSource
 
+MAX_MEGAPIXELS = 100.0  # of a picture that an owner gives as a mask
 
-def decode_mask(data: bytes, max_megapixels: float = 100.0) -> np.ndarray:
-    """Boolean HxW of a mask picture (anything above 0 is inside).
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """Boolean HxW of a mask out of a shard; its size is read first.
 
     Raises:
-        Rejected: not a picture.
+        DamagedImage: damaged, or larger than what an ingest writes: the shard is somebody else's.
     """
-    with memory_bound(max_megapixels):
-        return np.asarray(open_picture(data, max_megapixels).convert("L")) > 0
+    try:
+        return _inside(data, MOST_STORED / 1e6)
+    except Rejected as why:
+        raise DamagedImage(str(why)) from None
+
+
+def _inside(data: bytes, max_megapixels: float) -> np.ndarray:
+    """Boolean HxW of a picture: anything above 0 is inside."""
+    picture = open_picture(data, max_megapixels)
+    try:
+        return np.asarray(picture.convert("L")) > 0
+    except ValueError as error:  # colours that Pillow can't make grey
+        raise Rejected("bad mask", str(error)) from None
 
 
 def encode_mask(mask_HW: np.ndarray) -> bytes:
@@ -75,7 +88,11 @@ def source_mask(
         return runs_to_mask(mask.values, mask.size)
     if mask.kind == "boxes":
         return boxes_to_mask(boxes, stored)
-    parts = [decode_mask(read(path)) for path in mask.values]
+    parts = []
+    for path in mask.values:
+        data = read(path)
+        with memory_bound(MAX_MEGAPIXELS):
+            parts.append(_inside(data, MAX_MEGAPIXELS))
     if len({part.shape for part in parts}) != 1:
         raise Rejected("bad mask", f"the pictures of one mask differ in size: {', '.join(mask.values)}")
     return np.logical_or.reduce(parts)

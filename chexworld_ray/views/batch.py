@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from chexworld_ray.config import Science
-from chexworld_ray.shards.decode import decode_grey_jpeg
+from chexworld_ray.shards.decode import DamagedImage, decode_grey_jpeg
 from chexworld_ray.views.actions import make_views, sample_flips
 from chexworld_ray.views.crops import crop_boxes, cut
 from chexworld_ray.views.masks import Masks, sample_masks
@@ -55,10 +55,8 @@ def crop_image(data: bytes, position: int, science: Science) -> tuple[np.ndarray
         return np.zeros((2, size, size), np.uint8), np.tile(np.array([0, 0, 1, 1], np.int32), (2, 1))
     try:
         pixels_HW = decode_grey_jpeg(data)
-    except ValueError as error:
-        raise RuntimeError(
-            f"the image at position {position} can't be decoded, its shard is damaged: {error}"
-        ) from None
+    except DamagedImage as error:
+        raise DamagedImage(f"at position {position} of the stream: {error.detail}") from None
     height, width = pixels_HW.shape
     boxes_24 = crop_boxes(height, width, science.views, science.seed, position)
     return np.stack([cut(pixels_HW, box, size) for box in boxes_24]), boxes_24

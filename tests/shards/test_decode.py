@@ -1,7 +1,9 @@
 """Files as they are met in real life, and geometry that takes masks along."""
 
 import io
+import resource
 import struct
+import sys
 import zlib
 
 import cv2
@@ -11,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.augment import centre_view, whole_mask
 from chexworld_ray.phantoms.dataset import make_phantom
-from chexworld_ray.shards import clean
+from chexworld_ray.shards import clean, masks
 from chexworld_ray.shards.decode import Decoded, Rejected, decode_file, decode_grey_jpeg, encode_grey_jpeg
 from chexworld_ray.shards.geometry import Geometry, Orientation
-from chexworld_ray.shards.masks import boxes_to_mask, decode_mask, encode_mask, runs_to_mask
+from chexworld_ray.shards.masks import boxes_to_mask, decode_mask, encode_mask, runs_to_mask, source_mask
 from chexworld_ray.shards.settings import CleanSettings
+from chexworld_ray.shards.source import MaskSource
 
 PHANTOM = make_phantom(0, 0, 128).image_HW
 
@@ -251,3 +256,43 @@ def test_jpeg_and_mask_round_trip() -> None:
     picture = (x + y).astype(np.uint8)
     assert np.abs(decode_grey_jpeg(encode_grey_jpeg(picture, 95)).astype(int) - picture).max() <= 4
     assert np.array_equal(decode_mask(encode_mask(picture > 80)), picture > 80)
+
+
+def announcing(png: bytes, side: int) -> bytes:
+    """A PNG whose header tells a size that it does not have."""
+    head = png[12:16] + struct.pack(">II", side, side) + png[24:29]
+    return png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
+
+
+@pytest.mark.parametrize("kind", ["no picture", "cut", "huge"])
+def test_damage_inside_a_sound_shard_is_one_line_for_the_user(kind: str) -> None:
+    picture = make_phantom(0, 0, 96).image_HW
+    jpeg, png = encode_grey_jpeg(picture, 95), encode_mask(picture > 80)
+    huge = bytearray(jpeg)
+    at = huge.index(b"\xff\xc0") + 5
+    huge[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    image, mask = {
+        "no picture": (b"no picture", b"no picture"),
+        "cut": (jpeg[:-200], png[:-60]),
+        "huge": (bytes(huge), announcing(png, 60_000)),
+    }[kind]
+    for view, data in ((centre_view, image), (whole_mask, mask)):
+        with pytest.raises(UserError, match=r"^an image of a shard can't be decoded \(.+\); chexworld inspect --check"):
+            view(data, 32)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process this way")
+def test_masks_bound_memory_in_an_ingest_and_never_in_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    opened = masks.open_picture
+
+    def told(data: bytes, max_megapixels: float) -> Image.Image:
+        limits.append(resource.getrlimit(resource.RLIMIT_DATA)[0])
+        return opened(data, max_megapixels)
+
+    monkeypatch.setattr(masks, "open_picture", told)
+    before = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    png = encode_mask(np.eye(8) > 0)
+    decode_mask(png)
+    source_mask(MaskSource("files", ("a.png",)), lambda _: png, [], (8, 8))
+    assert limits[0] == before != limits[1]

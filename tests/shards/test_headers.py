@@ -16,7 +16,7 @@ from PIL import Image
 from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.shards import headers
 from chexworld_ray.shards.bounds import inflate, memory_bound
-from chexworld_ray.shards.decode import decode_file, open_picture
+from chexworld_ray.shards.decode import DamagedImage, decode_file, open_picture
 from chexworld_ray.shards.formats import READ, recognise
 from chexworld_ray.shards.masks import decode_mask
 from chexworld_ray.shards.rejected import Rejected
@@ -106,7 +106,7 @@ def test_other_decoders_of_pillow_are_never_asked(form: str, monkeypatch: pytest
     picture.save(buffer, form)
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail(f"{form} was handed to Pillow"))
     assert rejected(buffer.getvalue()).split(":")[0] in ("unsupported format", "not an image")
-    with pytest.raises(Rejected):
+    with pytest.raises(DamagedImage):
         decode_mask(buffer.getvalue())
 
 
