@@ -87,7 +87,7 @@ def decode_grey_jpeg(data: bytes) -> np.ndarray:
     """
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > MOST_STORED:
+        if int(height) * int(width) > MOST_STORED:
             raise DamagedImage(f"{width} x {height} pixels; a shard holds at most {MOST_STORED}")
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=False)[..., 0])
     except DamagedImage:

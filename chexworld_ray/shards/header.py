@@ -34,7 +34,10 @@ BODY_PARTS = _terms(
     TRACHEA TSPINE TLSPINE ULNA URETER URETHRA UTERUS VAGINA VULVA WHOLEBODY WRIST ZYGOMA
     """
 )
-_GROUPS = {0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040, 0x4008}
+_GROUPS = {
+    *(0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040, 0x0070, 0x2100, 0x3006, 0x300E, 0x4008),
+    0x0400,  # what stood there before: names and ids of patients that were merged
+}
 _PATIENT = 0x0010
 _TEXT = {"LO", "SH", "LT", "ST", "UT", "UC"}
 _IDS = {
@@ -97,7 +100,7 @@ def header_ids(header: "Dataset") -> HeaderIds:
 
 def _elements(part: "Dataset", depth: int) -> Iterator["DataElement"]:
     """Elements that may tell who it is, of all levels; those that can't be read are passed over."""
-    for tag in list(part.keys()):
+    for tag in sorted(part.keys(), key=lambda tag: tag.group != _PATIENT):  # first what tells most: not all is read
         if tag.group not in _GROUPS and not tag.is_private:
             continue
         try:
