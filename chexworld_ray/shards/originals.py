@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.regular_files import LARGEST, UnfitFile
 from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
 from chexworld_ray.shards.manifest import REJECTED, Manifest
 from chexworld_ray.shards.parquet import read_table
 from chexworld_ray.shards.reader import read_images
+from chexworld_ray.shards.rejected import largest_file
+from chexworld_ray.shards.settings import CleanSettings
 from chexworld_ray.shards.sources.listing import Listing
 from chexworld_ray.storage import fetch
 
@@ -23,7 +26,7 @@ def originals(manifest: Manifest, listing: Listing, key: Pseudonyms | None) -> I
     """(path as it is stored, file of the folder, why it was rejected or nothing) of each path that was hashed.
 
     With the key of the ingest by the paths alone. Without, or where it was a random one that nobody has, by contents:
-    every file is read, copies can't be told apart, and files that could not be read are not found.
+    every file that an ingest reads is read, copies can't be told apart, and files that could not be read are not found.
 
     Raises:
         UserError: the key is not the one that the data set was made with.
@@ -37,14 +40,24 @@ def originals(manifest: Manifest, listing: Listing, key: Pseudonyms | None) -> I
         yield from ((path, names[path], reason) for path, reason, _ in stored if path in names)
         return
     rows = defaultdict(list)
+    limit = _largest(manifest)
     for path, reason, digest in stored:
         rows[digest].append((path, reason))
     for file in sorted(listing.paths):
         try:
-            digest = hashlib.sha256(fetch(listing.root / file)).hexdigest()
-        except OSError:
+            digest = hashlib.sha256(fetch(listing.root / file, limit)).hexdigest()
+        except (OSError, UnfitFile):
             continue
         yield from ((path, file, reason) for path, reason in rows.get(digest, ()))
+
+
+def _largest(manifest: Manifest) -> int:
+    """Bytes of the largest file that the ingest read, if what its manifest says of that can be true."""
+    clean = manifest.settings.get("clean")
+    said = clean.get("max_megapixels") if isinstance(clean, dict) else None
+    if not isinstance(said, int | float) or not 0 < said < LARGEST:
+        said = CleanSettings().max_megapixels
+    return min(LARGEST, largest_file(said))
 
 
 def _hashed_rows(manifest: Manifest) -> list[tuple[str, str, str | None]]:

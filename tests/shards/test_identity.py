@@ -1,6 +1,7 @@
 """Who an image is of is told nowhere: not by paths of DICOM files, not by texts of a table, not by what is rejected."""
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from chexworld_ray.shards.ingest import make_chunks
 from chexworld_ray.shards.manifest import REJECTED, KeyRecord, Manifest, load
 from chexworld_ray.shards.originals import originals
 from chexworld_ray.shards.records import ChunkRecord, save_record
+from chexworld_ray.shards.rejected import largest_file
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Source, kept_columns
 from chexworld_ray.shards.sources.listing import list_files
@@ -49,6 +51,23 @@ TOLD: dict[str, tuple[dict[str, Any], str]] = {
     "a name without its accents": ({"PatientName": "Núñez^Álvaro"}, "nunez"),
     "a telephone": ({"PatientTelephoneNumbers": "5550142-77"}, "call 5550142-77"),
     "an address": ({"PatientAddress": "Quarry Lane 12"}, "Quarry Lane 12"),
+    "the name before patients were merged": (
+        {
+            "OriginalAttributesSequence": Sequence(
+                [sequence(ModifiedAttributesSequence=Sequence([sequence(PatientName="Thistlewood^Ida")]))]
+            )
+        },
+        "thistlewood",
+    ),
+    "a name behind a long sequence": (
+        {
+            "PatientName": "Ravensdale^Otto",
+            "ReferencedImageSequence": Sequence(
+                [sequence(ReferencedSOPClassUID="1.2.3", ReferencedSOPInstanceUID=f"1.2.{at}") for at in range(1001)]
+            ),
+        },
+        "ravensdale",
+    ),
     "a physician": ({"ReferringPhysicianName": "Refdoc^Y"}, "said by Refdoc"),
 }
 
@@ -207,6 +226,21 @@ def test_the_owner_finds_what_a_hash_stands_for(ingested: Manifest, tmp_path: Pa
     if not random:
         with pytest.raises(UserError, match=KEY_VARIABLE):
             list(originals(manifest, list_files(str(tmp_path / "in")), Pseudonyms(b"another")))
+
+
+def test_the_owner_s_pipes_and_huge_files_are_passed_over(
+    ingested: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = replace(ingested, key=KeyRecord(KEY.fingerprint, True), settings={"clean": {"max_megapixels": 1.0}})
+    os.mkfifo(tmp_path / "in" / "a.dcm")
+    with (tmp_path / "in" / "b.dcm").open("wb") as sparse:
+        sparse.truncate(66 << 20)
+    found = set(originals(manifest, list_files(str(tmp_path / "in")), None))
+    assert {file for _, file, _ in found} == {"Grünewald/a.dcm", "Grünewald/b.dcm"}
+    limits: list[int] = []
+    monkeypatch.setattr("chexworld_ray.shards.originals.fetch", lambda _, limit: limits.append(limit) or b"")
+    list(originals(manifest, list_files(str(tmp_path / "in")), None))
+    assert set(limits) == {largest_file(1.0)}, "what an ingest would not read is not read"
 
 
 def test_the_owner_finds_it_from_the_command_line(
