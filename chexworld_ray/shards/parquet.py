@@ -8,10 +8,12 @@ and the rest is cast to the columns that its reader expects.
 
 import base64
 import binascii
+import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +25,7 @@ from chexworld_ray.storage import Place, children, fetch, write_bytes
 MAX_ROWS = 1 << 26
 MAX_BYTES = 4 << 30
 """Of one read, as they are in memory; the largest of ours, a row group of tokens, has some hundred megabytes."""
+_NAME = 60  # letters of a column's name that a message repeats
 _BATCH = 1024  # rows: a value that stands for many in few bytes may fill no more memory than so many of it
 _MAGIC = b"PAR1"
 _KEY, _PUT_ASIDE = b"ARROW:schema", b"arrow_schema"
@@ -51,7 +54,7 @@ class Footer:
     url: str
     metadata: pq.FileMetaData
 
-    @property
+    @functools.cached_property
     def groups(self) -> list[int]:
         """Rows of each row group."""
         return [self.metadata.row_group(at).num_rows for at in range(self.metadata.num_row_groups)]
@@ -113,9 +116,14 @@ def _refuse_extensions(stored: bytes, url: str) -> None:
         renamed = pa.ipc.read_schema(pa.py_buffer(schema.replace(_EXTENSION, _RENAMED)))
         names = [field.name for field in renamed if any(_RENAMED in (part.metadata or {}) for part in _within(field))]
         raise UserError(
-            f"{url}: column {', '.join(map(repr, names)) or '?'} has an extension type, which can run code; "
+            f"{url}: column {_names(map(repr, names)) or '?'} has an extension type, which can run code; "
             "such files are not read"
         )
+
+
+def _names(columns: Iterable[str]) -> str:
+    """The first columns, for a message: a stranger's names may have no end."""
+    return ", ".join(name[:_NAME] for name in islice(columns, 20))
 
 
 def _within(field: pa.Field) -> list[pa.Field]:
@@ -152,12 +160,12 @@ def read_columns(
 def _check(schema: pa.Schema, stored: pa.Schema, there: list[str], optional: tuple[str, ...], url: str) -> None:
     for name in set(schema.names) - set(there):
         if name in stored.names:
-            raise UserError(f"{url}: column {name!r} stands there more than once")
+            raise UserError(f"{url}: column {name[:_NAME]!r} stands there more than once")
         if not name.startswith(optional or ("\0",)):
-            raise UserError(f"{url}: no column {name!r}; it has {', '.join(stored.names[:20])}")
+            raise UserError(f"{url}: no column {name[:_NAME]!r}; it has {_names(stored.names)}")
     for name in there:  # JSON, UUID and the like may be told by Parquet itself
         if any(isinstance(part.type, pa.BaseExtensionType) for part in _within(stored.field(name))):
-            raise UserError(f"{url}: column {name!r} has an extension type; such files are not read")
+            raise UserError(f"{url}: column {name[:_NAME]!r} has an extension type; such files are not read")
 
 
 def _check_size(footer: Footer, groups: Sequence[int], names: Sequence[str]) -> None:
@@ -198,9 +206,9 @@ def _column(values: pa.ChunkedArray, field: pa.Field, url: str) -> pa.ChunkedArr
         cast.validate(full=True)
     except (pa.ArrowException, ValueError, TypeError) as error:
         said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{url}: column {field.name!r} holds no {field.type}: {said}") from None
+        raise UserError(f"{url}: column {field.name[:_NAME]!r} holds no {field.type}: {said}") from None
     if cast.null_count and not field.nullable:
-        raise UserError(f"{url}: column {field.name!r} has {cast.null_count} empty cells of {len(cast)}")
+        raise UserError(f"{url}: column {field.name[:_NAME]!r} has {cast.null_count} empty cells of {len(cast)}")
     return cast
 
 

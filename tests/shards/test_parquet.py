@@ -253,3 +253,20 @@ def test_features_of_different_widths_are_refused(tmp_path: Path) -> None:
     write_table(folder / "0.parquet", ragged)
     with pytest.raises(UserError, match=r"0\.parquet: column 'features'"):
         load_features(folder, "a")
+
+
+def test_the_rows_of_many_row_groups_are_counted_once() -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"name": ["a"] * 40, "value": pa.array([1.0] * 40, pa.float32())}), sink, row_group_size=1)
+    footer = parquet.read_footer(io.BytesIO(sink.getvalue()), "x.parquet")
+    assert footer.groups == [1] * 40
+    assert footer.groups is footer.groups, "each sum over them would read the footer again"
+
+
+def test_a_name_without_end_is_cut_in_a_message() -> None:
+    long = "n" * 100_000
+    twice = pa.table([TEXT, TEXT, TEXT], names=[long, "name", "name"])
+    for table, schema in ((twice, pa.schema([("other", pa.string())])), (pa.table({long: extended(TEXT)}), SCHEMA)):
+        with pytest.raises(UserError) as caught:
+            parse_table(bytes_of(table), "x.parquet", schema)
+        assert len(str(caught.value)) < 300
