@@ -6,6 +6,7 @@ text is what a chunk's fingerprint is made of and what travels to the worker tha
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -167,23 +168,23 @@ class Source:
 
 def kept_columns(source: Source) -> str:
     """What is stored of the rows, under which name, and of how many; columns of a table beside their new names."""
-    rows = list(source)
+    fixed = ("patient_id", "study_id", "view", "split", "boxes", "landmarks")
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in source:  # a million rows of a table are not all unpacked at once
+        counts.update(("", name) for name in fixed if getattr(row, name))
+        counts.update((kind, name) for kind in ("labels", "masks", "meta") for name in getattr(row, kind))
 
     def told(column: str, count: int, kind: str = "") -> str:
         origin = source.origin.get(column, "")
         shown = f"{column}{kind}" + (f" from {origin}" if origin not in ("", column) else "")
         return f"{shown if shown.isprintable() else ascii(shown)} {count}"
 
-    fixed = ("patient_id", "study_id", "view", "split", "boxes", "landmarks")
-    counts = {name: sum(bool(getattr(row, name)) for row in rows) for name in fixed}
-    lines = [", ".join([told("image_id", len(rows)), *(told(name, count) for name, count in counts.items() if count)])]
+    found = [told(name, counts["", name]) for name in fixed if counts["", name]]
+    lines = [", ".join([told("image_id", len(source.packed)), *found])]
     groups = {
-        "labels": [told(name, sum(name in row.labels for row in rows)) for name in source.columns.labels],
-        "masks": [told(f"mask_{name}", sum(name in row.masks for row in rows)) for name in source.columns.masks],
-        "meta data": [
-            told(f"meta_{name}", sum(name in row.meta for row in rows), f" ({kind})")
-            for name, kind in source.columns.meta
-        ],
+        "labels": [told(name, counts["labels", name]) for name in source.columns.labels],
+        "masks": [told(f"mask_{name}", counts["masks", name]) for name in source.columns.masks],
+        "meta data": [told(f"meta_{name}", counts["meta", name], f" ({kind})") for name, kind in source.columns.meta],
     }
     lines += [f"{group}: {', '.join(names)}" for group, names in groups.items() if names]
     return f"columns kept, and of how many of {source.found} images: " + "; ".join(lines)

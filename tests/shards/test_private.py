@@ -1,5 +1,7 @@
 """Columns of a user's table that tell who a patient is are refused, and those that a study needs are not."""
 
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,7 @@ import pytest
 from chexworld_ray.cli import main
 from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import make_phantom
-from chexworld_ray.shards.source import kept_columns
+from chexworld_ray.shards.source import SourceRow, kept_columns, unpack
 from chexworld_ray.shards.sources.private import why_private
 from chexworld_ray.shards.sources.registry import read_source
 
@@ -162,6 +164,22 @@ def test_columns_that_the_user_names_are_kept_and_told(folder: Path) -> None:
         read_source(str(folder), labels="labels.csv", keep_columns=("notes",))
     with pytest.raises(UserError, match="say which one with --labels"):
         read_source(str(folder), keep_columns=("note",))
+
+
+def test_columns_are_counted_without_all_rows_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "labels.csv").write_text("image,opacity\n0.png,1\n1.png,0\n")
+    source = read_source(str(folder), labels="labels.csv")
+    rows: list[weakref.ref[SourceRow]] = []
+
+    def unpacked(text: bytes) -> SourceRow:
+        assert sum(row() is not None for row in rows) < 2
+        row = unpack(text)
+        rows.append(weakref.ref(row))
+        return row
+
+    monkeypatch.setattr("chexworld_ray.shards.source.unpack", unpacked)
+    source = replace(source, packed=source.packed * 3)
+    assert "labels: opacity 6" in kept_columns(source)
 
 
 @pytest.mark.parametrize("piece", ["a", "jan", "a@", "^", "1 ", "0 1", "(030) ", "Doe, ", "1.2", "a^"])
