@@ -15,6 +15,7 @@ from chexworld_ray.models.backbone import timm_bytes
 from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.regular_files import UnfitFile, read_regular
 from chexworld_ray.shards import manifest as manifests
+from chexworld_ray.shards import writer
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.sources import tables
@@ -80,6 +81,18 @@ def test_an_ingest_sets_them_aside_by_kind_and_goes_on(odd: dict[str, Path], tmp
     assert reasons["sparse.png"] == "too large: 42949672960 bytes, at most 267108864 are read"
     assert record.images["source_path"].to_pylist() == ["good.png"]
     assert record.files[0].flags["bad_mask_lung"] == 1
+
+
+def test_a_file_that_no_memory_is_left_for_is_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> bytes:
+        raise MemoryError
+
+    (tmp_path / "a.png").write_bytes(b"x")
+    monkeypatch.setattr(writer, "fetch", no_memory)
+    source, out = read_source(str(tmp_path)), place(str(tmp_path / "out"))
+    root, key = place(source.root), Pseudonyms(b"of a test")
+    record = write_chunk("01-00000", list(source), root, source.columns, WriteSettings(), key, out)
+    assert [(one.reason, one.detail) for one in record.rejected] == [("too large", "no memory to read it")]
 
 
 def test_a_file_that_is_exchanged_for_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

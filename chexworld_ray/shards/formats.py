@@ -74,6 +74,14 @@ def recognise(data: bytes) -> Format:
     raise Rejected("unsupported format", f"{name}; {ADVICE}")
 
 
+def surely_no_dicom(data: bytes) -> bool:
+    """Whether a file is known to be of another format; archives may hold a DICOM file."""
+    try:
+        return recognise(data) != "DICOM"
+    except Rejected:
+        return _name(data) not in (None, "zip archive", "gzip")
+
+
 def _name(data: bytes) -> str | None:
     if data[4:8] == b"ftyp":
         return _BRANDS.get(data[8:12], "video or HEIF")

@@ -52,7 +52,7 @@ class ChunkRecord:
     files: list[FileRecord]
     rejected: list[Reject]
     keyed: int
-    """Images whose identifiers were replaced by keyed hashes."""
+    """Images whose identifiers were replaced by keyed hashes; rejects, whose paths alone are, do not count."""
     images: pa.Table
     """IMAGE_SCHEMA, one row for each image that was kept."""
     seconds: dict[str, float]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.regular_files import UnfitFile
+from chexworld_ray.shards.formats import surely_no_dicom
 from chexworld_ray.shards.identify import rejected_row
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.parquet import read_table
@@ -26,7 +27,7 @@ from chexworld_ray.shards.rejected import Rejected, largest_file
 from chexworld_ray.shards.row import Stopwatch, shard_row
 from chexworld_ray.shards.schema import OPTIONAL, Columns, every_column, projection
 from chexworld_ray.shards.settings import WriteSettings
-from chexworld_ray.shards.source import Reject, SourceRow, named_like_picture, printable
+from chexworld_ray.shards.source import Reject, SourceRow, named_like_picture
 from chexworld_ray.storage import Place, exists, fetch, remove, write_bytes
 from chexworld_ray.trust import resolve
 
@@ -50,10 +51,8 @@ def write_chunk(
     Raises:
         UserError: the storage can't be reached or refuses altogether.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    images: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = defaultdict(list)
     rejected: list[Reject] = []
-    keyed = 0
     watch = Stopwatch()
     reading_seconds: list[float] = []  # processor time of the threads that read
 
@@ -71,25 +70,28 @@ def write_chunk(
                 data = reading.result()
             record, image = shard_row(row, data, read, columns, settings, key, watch)
         except Rejected as reason:
-            # what no decoder has read may be a DICOM file, unless it is named like a picture
-            dicom = reason.header is not None or not named_like_picture(row.path)
-            digest = None if data is None else hashlib.sha256(data).hexdigest()
-            rejected.append(rejected_row(row, dicom, (reason.reason, reason.detail), digest, key, settings))
-            keyed += rejected[-1].source_path != printable(row.path)
+            rejected.append(_reject(row, data, reason, key, settings))
             continue
-        group = record["split"], projection(record["view"])
-        groups[group].append(record)
-        images[group].append(image)
+        groups[record["split"], projection(record["view"])].append((record, image))
     files, kept = [], []
-    for (split, view), records in sorted(groups.items()):
+    for (split, view), pairs in sorted(groups.items()):
         path = f"{split}-{view}-{name}.parquet"
         with watch.on("write"):
-            table = pa.Table.from_pylist(records, schema=columns.schema())
+            table = pa.Table.from_pylist([record for record, _ in pairs], schema=columns.schema())
             files.append(write_file(out, path, table, split, view, settings.row_group_images))
-        keyed += sum(image.pop("keyed") for image in images[split, view])
-        kept += [image | {"file": path} for image in images[split, view]]
+        kept += [image | {"file": path} for _, image in pairs]
+    # rejects don't count: a key is there to keep patients the same from release to release
+    keyed = sum(image.pop("keyed") for image in kept)
     watch.add({"read": sum(reading_seconds)})
     return ChunkRecord(files, rejected, keyed, pa.Table.from_pylist(kept, schema=IMAGE_SCHEMA), {**watch.seconds})
+
+
+def _reject(row: SourceRow, data: bytes | None, reason: Rejected, key: Pseudonyms, settings: WriteSettings) -> Reject:
+    """A row whose file can't be used. What no decoder has read may be a DICOM file, which its path may name."""
+    known = named_like_picture(row.path) or (data is not None and surely_no_dicom(data))
+    digest = None if data is None else hashlib.sha256(data).hexdigest()
+    dicom = reason.header is not None or not known
+    return rejected_row(row, dicom, (reason.reason, reason.detail), digest, key, settings)
 
 
 def _read(root: Place, path: str, allowed: Sequence[str], limit: int) -> bytes:
@@ -103,6 +105,8 @@ def _read(root: Place, path: str, allowed: Sequence[str], limit: int) -> bytes:
         raise Rejected(error.reason, error.detail) from None
     except FileNotFoundError:
         raise Rejected("missing file") from None
+    except MemoryError:
+        raise Rejected("too large", "no memory to read it") from None
     except PermissionError as error:
         exists(root)  # raises where the credentials are at fault, not this file
         raise Rejected("can't be read", type(error).__name__) from None
