@@ -75,6 +75,26 @@ _STUDY_DATE = re.compile(
     r"study|exam|acqui|series|scan|image|content|procedure|visit|follow|untersuch|estudio|etude|aufnahme"
 )
 
+# "Opacity, Left Lower" and "Siemens, Ysio" are written like names of persons: they are none in a column one of whose
+# words is of these …
+_THINGS = _words(
+    """
+    finding findings label labels diagnosis diagnoses diagnose dx icd icd9 icd10 code codes pathology pathologies
+    disease diseases condition abnormality abnormalities lesion lesions opacity class classes category categories type
+    subtype device devices manufacturer vendor scanner detector equipment model view views projection position modality
+    procedure protocol exam examination technique anatomy region location lobe zone side
+    befund befunde gerät hersteller modell aufnahme projektion hallazgo hallazgos diagnóstico dispositivo fabricante
+    modelo proyección diagnostic appareil fabricant modèle projeção achado achados reperto reperti proiezione bevinding
+    """
+)
+# … and none of these
+_PEOPLE = _words(
+    """
+    patient patients subject person who by reader readers rater annotator labeler labeller author user staff reporter
+    reviewer operator radiologist doctor physician nurse technician von durch par por da door
+    """
+)
+
 _EMAIL = re.compile(r"(?<![^\s@])[^\s@]+@[^\s@]+\.[a-zA-Z]{2,}")
 _PERSON = re.compile(r"[^\W\d_]{2}\^(?!\d)|\^[^\W\d_]{2}")
 _COMMA_NAME = re.compile(r"[A-ZÀ-Þ][\w'’-]+, ?(?:(?:Dr|Mr|Mrs|Ms)\.? )?[A-ZÀ-Þ][\w'’.-]*(?: [A-ZÀ-Þ][\w'’.-]*)?")
@@ -115,6 +135,8 @@ def why_private(column: str, cells: Collection[str], words_matter: bool = True) 
         return "name it patient_id if it holds pseudonyms" if pseudonym else "its name says so"
     if (looks := _looks(filled)) is not None:
         return looks
+    if not (words_matter and _names_a_thing(column)) and _mostly_comma_names(filled):
+        return "it holds names of persons"
     if not words_matter:
         return None
     if any(_UID.fullmatch(cell) for cell in filled):
@@ -146,8 +168,17 @@ def check_columns(table: str, found: Iterable[tuple[str, Collection[str], bool]]
 
 
 def _names_a_person(column: str, joined: str) -> bool:
-    words = {_joined(word) for word in re.split(r"[\W_]+", _CAMEL.sub(" ", column))}
+    words = _words_of(column)
     return joined in _NAMES or bool((words | {joined}) & _WORDS) or any(part in joined for part in _PARTS)
+
+
+def _names_a_thing(column: str) -> bool:
+    words = _words_of(column)
+    return bool(words & _THINGS) and not words & _PEOPLE
+
+
+def _words_of(column: str) -> set[str]:
+    return {_joined(word) for word in re.split(r"[\W_]+", _CAMEL.sub(" ", column))}
 
 
 def _only_years(name: str, cells: Iterable[str]) -> bool:
@@ -166,8 +197,12 @@ def _looks(cells: Collection[str]) -> str | None:
     for pattern, what in (*kinds, (_TITLED, "names of persons"), (_PHONE, "phone numbers")):
         if any(pattern.search(cell) for cell in cells):
             return f"it holds {what}"
-    names = sum(_COMMA_NAME.fullmatch(cell) is not None for cell in cells)
-    return "it holds names of persons" if 2 * names > len(cells) else None
+    return None
+
+
+def _mostly_comma_names(cells: Collection[str]) -> bool:
+    """Most are written as family name, comma, given name."""
+    return 2 * sum(_COMMA_NAME.fullmatch(cell) is not None for cell in cells) > len(cells)
 
 
 def _holds_dates(cells: Collection[str]) -> bool:
