@@ -49,7 +49,11 @@ class WorldModelBatch:
 
 
 def crop_image(data: bytes, position: int, science: Science) -> tuple[np.ndarray, np.ndarray]:
-    """Two uint8 crops (2xSxS) and their boxes (2x4) of one encoded image; zeros for padding (no bytes)."""
+    """Two uint8 crops (2xSxS) and their boxes (2x4) of one encoded image; zeros for padding (no bytes).
+
+    Raises:
+        DamagedImage: it can't be decoded; the position is told.
+    """
     size = science.model.image_size
     if not data:
         return np.zeros((2, size, size), np.uint8), np.tile(np.array([0, 0, 1, 1], np.int32), (2, 1))
@@ -70,9 +74,17 @@ def whole_view(data: bytes, size: int) -> np.ndarray:
 
 
 def crop_share(images: Sequence[bytes], positions: np.ndarray, science: Science, pool: Executor) -> CropBatch:
-    """Decode and crop a worker's share of a global batch in a pool of threads."""
+    """Decode and crop a worker's share of a global batch in a pool of threads.
+
+    Raises:
+        RuntimeError: an image can't be decoded. No UserError, for of all workers this one alone knows of it, and has to
+            end the others.
+    """
     jobs = [pool.submit(crop_image, data, int(at), science) for data, at in zip(images, positions, strict=True)]
-    crops, boxes = zip(*(job.result() for job in jobs), strict=True)
+    try:
+        crops, boxes = zip(*(job.result() for job in jobs), strict=True)
+    except DamagedImage as error:
+        raise RuntimeError(str(error)) from None
     weights = np.array([1.0 if data else 0.0 for data in images], np.float32)
     return CropBatch(np.stack(crops), np.stack(boxes), positions, weights)
 

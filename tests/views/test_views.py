@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from chexworld_ray import hashing, recipes
 from chexworld_ray.config import MaskSettings, ViewSettings
 from chexworld_ray.objectives.queries import query_positions
-from chexworld_ray.shards.decode import encode_grey_jpeg
+from chexworld_ray.shards.decode import DamagedImage, encode_grey_jpeg
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.views import actions, crops
 from chexworld_ray.views.actions import IDENTITY, apply_actions, make_views, sample_actions, sample_flips
-from chexworld_ray.views.batch import crop_share, make_batch, micro_batches
+from chexworld_ray.views.batch import crop_image, crop_share, make_batch, micro_batches
 from chexworld_ray.views.masks import sample_masks
 from chexworld_ray.views.random import Purpose, normal, uniform
 from chexworld_ray.views.relative import relative_positions
@@ -230,3 +230,11 @@ def test_crop_scale_is_respected(scale: tuple[float, float]) -> None:
     assert min(areas) >= scale[0] - 0.02
     if scale[0] < 1:
         assert 0.55 < np.mean(areas) < 0.75
+
+
+def test_a_damaged_image_is_told_by_its_position_and_ends_all_workers() -> None:
+    science = recipes.by_name("demo").science
+    with pytest.raises(DamagedImage, match="at position 7 of the stream"):
+        crop_image(b"no picture", 7, science)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="at position 7 of the stream"):
+        crop_share([b"no picture"], np.array([7]), science, pool)
