@@ -21,17 +21,20 @@ _ARN = re.compile(r"arn:aws[\w-]*:s3[\w-]*:")  # s3://arn:aws:s3:REGION:ACCOUNT:
 _BEGIN = re.compile(r"(?<![\w+.-])(?:([A-Za-z][A-Za-z0-9+.-]+):/{1,3}|(?<![:/])//)(?!/)")
 _END = re.compile(r"[/?#]|,(?=[A-Za-z][A-Za-z0-9+.-]+:/)")
 _PORT = re.compile(r"\d{1,5}(?!\w)")
-_NAME = (
-    r"(?:[\w.%-]*(?:signature|token|secret|passw|credential|apikey|accesskey|accountkey)[\w.%-]*"
-    r"|(?:[\w.%-]*[_.-])?(?:sig|key|auth|pass|pwd)(?:[_.-][\w.%-]*)?)"
+_ASKED = re.compile(r"(?i)[?#]|%3f|%23")
+_FIELD = re.compile(r"[?&;#]?[\w.%-]+=?")  # of a query: its name, with what begins and ends it
+_AND = re.compile(r"(?i)[?&;#]|%3f|%23|%26")
+_IS = re.compile(r"(?i)=|%3d")
+_SECRET_NAME = re.compile(
+    r"(?i)signature|token|secret|passw|credential|apikey|accesskey|accountkey"
+    r"|(?:[?&;#_.-]|%3f|%23|%26)(?:sig|key|auth|pass|pwd)(?=[_.=-]|%3d)"
 )
-_QUERY = re.compile(rf"(?i)(?:[?#]|%3f|%23)(?:\S*(?:[?&;#]|%26))?{_NAME}(?:=|%3d)\S*")
-_SECRET_FIELD = re.compile(rf"(?i)[?&;#]{_NAME}=")
+_LONGEST = 4096  # characters of a word; an address is shorter
 
 
 def masked(text: str) -> str:
     """Text for a user's eyes, a log or another program: without what its addresses hold of passwords and signatures."""
-    text = _QUERY.sub(lambda query: query[0][0] + MASK, text)
+    text = re.sub(r"\S+", _unsigned, text)
     kept, at = [], 0
     while found := _BEGIN.search(text, at):
         kept.append(text[at : found.end()])
@@ -41,6 +44,25 @@ def masked(text: str) -> str:
             kept.append(MASK)
             at += hidden
     return "".join([*kept, text[at:]])
+
+
+def _unsigned(word: re.Match[str]) -> str:
+    """A word without a query that names a secret; cut where no address is so long."""
+    text = word[0] if len(word[0]) <= _LONGEST else word[0][:_LONGEST] + "…"
+    begin = _ASKED.search(text)
+    if begin and _names_secret(text[begin.start() :]):
+        return f"{text[: begin.start()]}{begin[0][0]}{MASK}"
+    return text
+
+
+def _names_secret(text: str) -> bool:
+    """Whether a field of a query in it has a name as secrets have. In steps, so that the time grows with the length."""
+    for field in _FIELD.finditer(text):
+        begin = _AND.search(field[0])
+        ends = [found.end() for found in _IS.finditer(field[0])]
+        if begin and ends and _SECRET_NAME.search(field[0][: ends[-1]], begin.start()):
+            return True
+    return False
 
 
 def refuse_secrets(address: str) -> None:
@@ -84,7 +106,7 @@ def _secret(address: str) -> str:
             return _USER
         if not _is_host(scheme, host):
             return _USER
-        if _SECRET_FIELD.search(rest):
+        if _names_secret(rest):
             return _SIGNATURE
     return ""
 

@@ -346,7 +346,7 @@ def from_dict(kind: type[T], record: dict[str, Any], where: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: setting {key!r}: {first['msg']}") from None
+        raise UserError(f"{where}: setting {key[:60]!r}: {first['msg']}") from None
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -61,3 +61,9 @@ def test_impossible_settings_are_refused(change: dict[str, object], word: str) -
 def test_difference_names_the_setting() -> None:
     old, new = to_dict(Science()), to_dict(Science(seed=3))
     assert difference(old, new) == ["seed: 0 -> 3"]
+
+
+def test_a_long_key_is_cut_in_the_message() -> None:
+    with pytest.raises(UserError) as caught:
+        from_dict(Science, {"x" * 10_000: 1}, "config.json")
+    assert len(str(caught.value)) < 200
