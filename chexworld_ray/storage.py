@@ -22,9 +22,8 @@ from chexworld_ray.addresses import masked, refuse_secrets
 from chexworld_ray.errors import UserError
 from chexworld_ray.regular_files import LARGEST, UnfitFile, check_bytes, open_regular, read_regular
 
-# S3-compatible servers answer a read of a part with the checksum of the whole object, or refuse checksummed writes;
-# what must be whole (shards, checkpoints) carries a sha256 of its own. Throttling, 5xx and lost connections are tried
-# again, each time after a longer random pause of at most 20 s.
+# S3-compatible servers answer a read of a part with the checksum of the whole object, or refuse checksummed writes; what
+# must be whole carries a sha256 of its own. Throttling, 5xx and lost connections are tried again, after random pauses.
 _S3_OPTIONS: dict[str, Any] = {
     "config_kwargs": {
         "response_checksum_validation": "when_required",
@@ -34,6 +33,7 @@ _S3_OPTIONS: dict[str, Any] = {
 }
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _NO_BUCKET = re.compile(r"(?i)bucket does not exist|NoSuchBucket")
+_LARGEST_JSON = 256 << 20  # bytes
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.draft$")
 
 
@@ -110,21 +110,22 @@ def fetch(url: Place, limit: int = LARGEST) -> bytes:
     return data
 
 
-def fetch_named(url: Place) -> bytes:
-    """All bytes of a file that a user, or a record, names.
+def fetch_named(url: Place, limit: int = LARGEST, told: str = "") -> bytes:
+    """`fetch`, of a file that a user, or a record, names; `told`: in these words.
 
     Raises:
-        UserError: there is none, or it can't be read.
+        UserError: there is none, it is larger, or it can't be read.
     """
+    told = told or url.url
     try:
-        return fetch(url)
+        return fetch(url, limit)
     except FileNotFoundError:
-        raise UserError(f"{url.url}: no such file") from None
+        raise UserError(f"{told}: no such file") from None
     except IsADirectoryError:
-        raise UserError(f"{url.url}: a folder, not a file") from None
+        raise UserError(f"{told}: a folder, not a file") from None
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or type(error).__name__
-        raise UserError(f"{url.url}: can't be read ({said})") from None
+        raise UserError(f"{told}: can't be read ({said})") from None
 
 
 def opened(url: Place) -> BinaryIO:
@@ -235,11 +236,10 @@ def read_json(url: Place) -> dict[str, Any]:
         UserError: there is none, or it is not a JSON object.
     """
     try:
-        record = json.loads(fetch_named(url))
-    except ValueError as error:
-        raise UserError(f"{url.url}: not valid JSON: {error}") from None
-    except RecursionError:
-        raise UserError(f"{url.url}: not valid JSON: nested too deeply") from None
+        record = json.loads(fetch_named(url, _LARGEST_JSON))
+    except (ValueError, RecursionError) as error:
+        said = error if isinstance(error, ValueError) else "nested too deeply"
+        raise UserError(f"{url.url}: not valid JSON: {said}") from None
     if not isinstance(record, dict):
         raise UserError(f"{url.url}: a JSON object is expected, not {type(record).__name__}")
     return record

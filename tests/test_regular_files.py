@@ -1,15 +1,17 @@
 """What is no file is refused before it is opened, by each way into the program; links to files are files."""
 
 import gzip
+import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from chexworld_ray import regular_files
+from chexworld_ray.analysis.outcome import Outcome, read_outcomes
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.backbone import timm_bytes
 from chexworld_ray.phantoms.dataset import make_phantom
@@ -21,7 +23,9 @@ from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.sources import tables
 from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.shards.writer import write_chunk
-from chexworld_ray.storage import fetch, opened, place, read_json
+from chexworld_ray.storage import Place, fetch, opened, place, read_json
+from chexworld_ray.training.log import METRICS, read_metrics
+from chexworld_ray.training.run import CONFIG, load
 
 KINDS = ("pipe", "socket", "device", "link to a pipe", "link to a device", "sparse")
 
@@ -144,3 +148,16 @@ def test_a_manifest_that_is_a_pipe_is_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "manifest.json")
     with pytest.raises(UserError, match=r"manifest\.json: not a regular file: a pipe"):
         manifests.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", [CONFIG, METRICS, "analyses/retrieval.png"])
+def test_a_huge_file_in_a_strangers_run_is_refused_before_it_is_read(tmp_path: Path, name: str) -> None:
+    """Sparse files take no room on a disk, and all of it in memory."""
+    (tmp_path / "analyses").mkdir()
+    outcome = Outcome("retrieval", "", [], [], "").record()
+    for file in (CONFIG, METRICS, "analyses/retrieval.json", "analyses/retrieval.png"):
+        (tmp_path / file).write_text(json.dumps(outcome))
+    os.truncate(tmp_path / name, 2 << 30)
+    reading: Callable[[Place], object] = {CONFIG: load, METRICS: read_metrics}.get(name, read_outcomes)
+    with pytest.raises(UnfitFile, match=f"{name}: too large"):
+        reading(place(str(tmp_path)))

@@ -11,6 +11,7 @@ from chexworld_ray.config import from_dict
 from chexworld_ray.metrics.bootstrap import bootstrap
 
 FOLDER = "analyses"  # of a run
+_LARGEST_PICTURE = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def read_outcomes(run: storage.Place) -> list[tuple[Outcome, bytes]]:
     files = [file for file in storage.children(run / FOLDER) if file.name.endswith(".json")]
     pictures = [run / FOLDER / f"{file.name.removesuffix('.json')}.png" for file in files]
     return [
-        (_read(file), storage.fetch_named(picture))
+        (_read(file), storage.fetch_named(picture, _LARGEST_PICTURE))
         for file, picture in zip(files, pictures, strict=True)
         if storage.exists(picture)
     ]

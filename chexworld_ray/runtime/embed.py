@@ -24,7 +24,7 @@ from chexworld_ray.runtime.extraction import Extraction, Inputs, device, extract
 from chexworld_ray.runtime.subjects import newest_subject
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.rejected import Rejected
+from chexworld_ray.shards.rejected import Rejected, largest_file
 from chexworld_ray.training import run
 from chexworld_ray.trust import allowed_prefixes, recorded
 
@@ -87,7 +87,7 @@ def neighbours(
         raise UserError(f"{folder.url} holds tokens; neighbours are looked for among features (embed without --tokens)")
     manifest = manifests.load(recorded(folder, facts.data, allowed_prefixes(allowed)).url)
     try:
-        query = query_image(storage.fetch_named(storage.place(image_url)), manifest)
+        query = query_image(storage.fetch_named(storage.place(image_url), largest_file(100)), manifest)
     except Rejected as error:
         raise UserError(f"--image {image_url}: {error}") from None
     features = embed(open_encoder((folder / ENCODER).url, facts.image_size or 0), [query], device())

@@ -16,6 +16,7 @@ from chexworld_ray.storage import Place, exists, fetch_named, write_bytes
 from chexworld_ray.training.trackers import Tracking
 
 METRICS = "metrics.jsonl"
+LARGEST = 1 << 30  # bytes of it
 TENSORBOARD = "tensorboard"
 SHOWN = ("images_seen", "loss", "rankme", "images_per_second", "wait_fraction")
 """What a report shows, and every record of training holds."""
@@ -33,7 +34,8 @@ def read_metrics(run: Place, needed: tuple[str, ...] = ("images_seen",)) -> list
     if not exists(file):
         return []
     records = []
-    for number, line in enumerate(fetch_named(file).decode(errors="replace").split("\n"), start=1):
+    lines = fetch_named(file, LARGEST).decode(errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
