@@ -22,8 +22,8 @@ from chexworld_ray.addresses import masked, refuse_secrets
 from chexworld_ray.errors import UserError
 from chexworld_ray.regular_files import LARGEST, UnfitFile, check_bytes, open_regular, read_regular
 
-# S3-compatible servers answer a read of a part with the checksum of the whole object, or refuse checksummed writes; what
-# must be whole carries a sha256 of its own. Throttling, 5xx and lost connections are tried again, after random pauses.
+# S3-compatible servers answer a read of a part with the checksum of the whole object, or refuse checksummed writes;
+# what must be whole carries a sha256 of its own. Throttling, 5xx and lost connections are tried again, after pauses.
 _S3_OPTIONS: dict[str, Any] = {
     "config_kwargs": {
         "response_checksum_validation": "when_required",

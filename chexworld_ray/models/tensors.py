@@ -12,10 +12,12 @@ import zipfile
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import load_file
 from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.serialization import safe_globals
@@ -59,22 +61,23 @@ def safetensors_metadata(data: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def read_safetensors(data: bytes | Path, where: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file: its bytes, or where it lies.
 
     Raises:
         UserError: it is damaged, or no such file; `where` is named.
     """
     try:
-        return plain(load_safetensors(data), where)
+        return plain(load_file(data) if isinstance(data, Path) else load_safetensors(data), where)
     except UserError:
         raise
     except Exception as error:  # the library has an exception of its own, and passes on those of others
         raise UserError(f"{where}: not a whole safetensors file ({type(error).__name__})") from None
 
 
-def read_pickled(data: bytes, where: str) -> Any:
-    """What a file of `torch.save` holds, but for what is no tensor or plain value: that is never run.
+def read_pickled(data: bytes | Path, where: str, device: torch.device | str = "cpu") -> Any:
+    """What a file of `torch.save` (its bytes, or where it lies) holds, but for what is no tensor or plain value: that
+    is never run.
 
     Raises:
         UserError: it is damaged or holds more; `where` is named.
@@ -83,26 +86,32 @@ def read_pickled(data: bytes, where: str) -> Any:
     try:
         with safe_globals([Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: the error below says what matters
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return torch.load(_source(data), map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class|operand)\S*:? ?(\S*)", str(error))
         what = f" ({found.group(0).rstrip('.')[:100]})" if found else ""
         raise UserError(
             f"{where}: refused: it is damaged or holds more than tensors and plain values{what}; nothing of it was run"
         ) from None
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # torch, zip and pickle have no common base for what a damaged file raises
         raise UserError(f"{where}: not a checkpoint that torch can read ({type(error).__name__})") from None
 
 
-def refuse_compressed(data: bytes, where: str) -> None:
+def _source(data: bytes | Path) -> io.BytesIO | Path:
+    return data if isinstance(data, Path) else io.BytesIO(data)
+
+
+def refuse_compressed(data: bytes | Path, where: str) -> None:
     """Make sure that a file of `torch.save` unpacks to no more than its size.
 
     Raises:
         UserError: its parts are compressed, which torch never does.
     """
-    if zipfile.is_zipfile(io.BytesIO(data)):
+    if zipfile.is_zipfile(_source(data)):
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            with zipfile.ZipFile(_source(data)) as archive:
                 stored = all(one.compress_type == zipfile.ZIP_STORED for one in archive.infolist())
         except Exception as error:  # a directory of a zip can be damaged in ways that its reader does not foresee
             raise UserError(f"{where}: not a checkpoint that torch can read ({type(error).__name__})") from None

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
+from chexworld_ray.models.tensors import read_pickled, read_safetensors
 from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.objectives.world_model import WorldModel
 from chexworld_ray.storage import Place, place, read_json, write_bytes, write_json
 from chexworld_ray.training.checkpoint_files import ENCODER, MANIFEST, OPTIMIZER, PREDICTOR, STATE, TARGET
 from chexworld_ray.training.parallel import load_whole, load_whole_optimizer, whole_optimizer, whole_state
 from chexworld_ray.training.state import TrainState
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 class Weights(NamedTuple):
@@ -85,17 +88,42 @@ def load(state: TrainState, folder: Path) -> dict[str, Any]:
     """Put a whole checkpoint into `state`; returns its state.json.
 
     Raises:
-        UserError: state.json is damaged.
+        UserError: a file is damaged, or its tensors do not fit the state; it may be a stranger's.
     """
-    load_whole(state.model.encoder.vit, load_file(folder / ENCODER))
-    load_whole(state.target.vit, load_file(folder / TARGET))
-    load_whole(state.model.predictor, load_file(folder / PREDICTOR))
-    optimizer = torch.load(folder / OPTIMIZER, weights_only=True, map_location=state.device)
-    load_whole_optimizer(state.optimizer, optimizer)
+    modules = {ENCODER: state.model.encoder.vit, TARGET: state.target.vit, PREDICTOR: state.model.predictor}
+    for name, module in modules.items():
+        tensors = read_safetensors(folder / name, f"{name} of the checkpoint")
+        _check_fit(name, _shapes(tensors) == _shapes(module.state_dict()))
+        load_whole(module, tensors)
+    optimizer = read_pickled(folder / OPTIMIZER, f"{OPTIMIZER} of the checkpoint", state.device)
+    try:
+        _check_fit(OPTIMIZER, _moments_fit(state.optimizer, optimizer))
+        load_whole_optimizer(state.optimizer, optimizer)
+    except (LookupError, TypeError, ValueError, AttributeError):  # not RuntimeError: that may be a lost worker
+        _check_fit(OPTIMIZER, False)
     record = _read_facts(folder)
     state.position = record["position"]
     state.skipped = torch.tensor(float(record["skipped_steps"]), device=state.device)
     return record
+
+
+def _check_fit(name: str, fits: bool) -> None:
+    if not fits:
+        raise UserError(f"{name}: the checkpoint's tensors do not fit this run's model")
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tensors.items()}
+
+
+def _moments_fit(optimizer: torch.optim.Optimizer, record: Any) -> bool:
+    """Whether each parameter's moments have its shape; what is missing altogether raises what Python raises."""
+    sizes = [len(group["params"]) for group in record["param_groups"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return sizes == [len(group["params"]) for group in optimizer.param_groups] and all(
+        entry["step"].ndim == 0 and {entry[name].shape for name in _MOMENTS} == {parameters[number].shape}
+        for number, entry in record["state"].items()
+    )
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

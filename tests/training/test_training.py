@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
+from states import trained
 from straight import shares
 
 from chexworld_ray import load_encoder
@@ -185,6 +187,41 @@ def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str, told: str) -
     found = damage(tmp_path)
     assert found is not None
     assert found.startswith(told)
+
+
+def rewritten(folder: Path, harm: str) -> None:
+    """A whole checkpoint by its hashes, whose maker meant no good."""
+    file = folder / ("optimizer.pt" if harm in ("moments", "groups", "torch", "nothing") else "predictor.safetensors")
+    if harm == "other model":
+        file.write_bytes(save({"weight": torch.zeros(3)}))
+    elif file.suffix == ".safetensors" or harm == "torch":
+        file.write_bytes(b"\xff" * 100)
+    else:
+        record = torch.load(file, weights_only=True)
+        if harm == "moments":
+            record["state"][0]["exp_avg"] = torch.zeros(7)
+        torch.save({} if harm == "nothing" else record | ({"param_groups": []} if harm == "groups" else {}), file)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("safetensors", "predictor.safetensors of the checkpoint: not a whole safetensors file"),
+        ("other model", "predictor.safetensors: the checkpoint's tensors do not fit this run's model"),
+        ("torch", "optimizer.pt of the checkpoint: refused"),
+        ("moments", "optimizer.pt: the checkpoint's tensors do not fit"),
+        ("groups", "optimizer.pt: the checkpoint's tensors do not fit"),
+        ("nothing", "optimizer.pt: the checkpoint's tensors do not fit"),
+    ],
+)
+def test_a_checkpoint_of_a_stranger_that_does_not_fit_is_one_line(tmp_path: Path, harm: str, told: str) -> None:
+    """An error of any other kind would start the run again and again."""
+    state = trained(SCIENCE, 100, 10)
+    checkpoint.write(checkpoint.snapshot(state, MODEL, PIXELS, {"plan": "p"}), place(str(tmp_path)))
+    checkpoint.load(start_state(SCIENCE, 100, CPU), tmp_path)
+    rewritten(tmp_path, harm)
+    with pytest.raises(UserError, match=told):
+        checkpoint.load(start_state(SCIENCE, 100, CPU), tmp_path)
 
 
 def test_of_a_checkpoint_without_its_last_file_nothing_is_read(tmp_path: Path) -> None:
