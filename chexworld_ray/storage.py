@@ -105,8 +105,7 @@ def fetch(url: Place, limit: int = LARGEST) -> bytes:
             return read_regular(url.path, limit)
         size = url.fs.info(url.path)["size"] if limit < LARGEST else None
         check_bytes(url.url, size or 0, limit)
-        data = url.fs.cat_file(url.path)
-    assert isinstance(data, bytes)
+        data: bytes = url.fs.cat_file(url.path)
     return data
 
 
@@ -133,9 +132,11 @@ def opened(url: Place) -> BinaryIO:
 
     Raises:
         UnfitFile: a pipe, device or socket; it is not opened.
+        StorageError: the store can't be reached, or has no such bucket.
         OSError: it can't be read.
     """
-    file: Any = open_regular(url.path, sys.maxsize) if url.is_local else url.fs.open(url.path, "rb")
+    with _told(url, PermissionError):
+        file: Any = open_regular(url.path, sys.maxsize) if url.is_local else url.fs.open(url.path, "rb")
     return file
 
 
@@ -210,11 +211,8 @@ def write_bytes(url: Place, data: bytes) -> None:
 
 def remove(url: Place) -> None:
     """Remove a file or folder; nothing where there is none."""
-    try:
-        with _told(url):
-            url.fs.rm(url.path, recursive=True)
-    except FileNotFoundError:
-        return
+    with suppress(FileNotFoundError), _told(url):
+        url.fs.rm(url.path, recursive=True)
 
 
 def remove_empty(folder: Place) -> None:
@@ -246,9 +244,7 @@ def read_json(url: Place) -> dict[str, Any]:
 
 
 def children(url: Place) -> list[Place]:
-    """Files and folders right below, by name; empty where there is no such folder. Drafts are left out: what a kill
-    left of a file is not that file.
-    """
+    """Files and folders right below, by name; none where there is no such folder. What a kill left is not in it."""
     return [child for child in _listed(url) if not _DRAFT.search(child.name)]
 
 
@@ -266,6 +262,8 @@ def _listed(url: Place) -> list[Place]:
             entries = url.fs.ls(url.path, detail=False)
     except FileNotFoundError:
         return []
+    except PermissionError as error:
+        raise StorageError(f"{url.url}: can't be listed: {error.strerror}") from None
     return [Place(url.fs, str(entry).rstrip("/")) for entry in sorted(entries)]
 
 

@@ -15,6 +15,7 @@ from chexworld_ray.storage import (
     exists,
     fetch,
     files_below,
+    opened,
     place,
     remove,
     write_bytes,
@@ -140,3 +141,25 @@ def test_a_secret_in_a_url_is_refused() -> None:
 def test_a_file_in_the_place_of_a_folder_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     assert "can't be written" in told(lambda: write_bytes(place(str(tmp_path / "a" / "b")), b"x"))
+
+
+def test_a_store_that_can_not_be_reached_is_told_where_a_part_of_a_file_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = place("memory://away/part.parquet")
+
+    def away(*_: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(file.fs, "open", away)
+    assert "part.parquet: the store can't be reached (no route)" in told(lambda: opened(file))
+
+
+def test_a_folder_that_may_not_be_listed_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = place(str(tmp_path))
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(folder.fs, "ls", refused)
+    assert told(lambda: children(folder)) == f"{tmp_path}: can't be listed: Permission denied"

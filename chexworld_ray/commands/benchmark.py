@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -10,7 +9,6 @@ import tyro
 from chexworld_ray import recipes
 from chexworld_ray.commands.common import json_line, urls
 from chexworld_ray.config import MaskSettings, Runtime, ViewSettings
-from chexworld_ray.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +21,10 @@ class _Shared:
     def finish(self, result: dict[str, Any]) -> None:
         """Show a result, and against an earlier one where asked."""
         from chexworld_ray.benchmarks.compare import ratios
+        from chexworld_ray.storage import place, read_json
 
         if self.compare is not None:
-            try:
-                earlier = json.loads(Path(self.compare).read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise UserError(f"--compare {self.compare}: not a JSON file ({type(error).__name__})") from None
-            result = result | {"over_earlier": ratios(result, earlier)}
+            result = result | {"over_earlier": ratios(result, read_json(place(self.compare)))}
         if self.json:
             json_line(result)
         else:

@@ -64,7 +64,7 @@ def embed_data(
 def _encoder(run_url: str, manifest: Manifest) -> tuple[bytes, int]:
     """The file of a run's newest target encoder, and how many images it has seen."""
     subject = newest_subject(run.load_url(run_url), manifest, None)
-    return storage.fetch(subject.encoder), subject.images_seen
+    return storage.fetch_named(subject.encoder), subject.images_seen
 
 
 def _refuse_others(there: Embeddings, asked: Embeddings, out: storage.Place) -> None:

@@ -125,5 +125,5 @@ class _Extractor:
 @lru_cache(maxsize=2)
 def open_encoder(url: str, image_size: int) -> Backbone:
     """An encoder that is kept open; `image_size` 0: what it was trained on."""
-    backbone = read_backbone(storage.fetch(storage.place(url)), url, Size(image=image_size or None))
+    backbone = read_backbone(storage.fetch_named(storage.place(url)), url, Size(image=image_size or None))
     return backbone.requires_grad_(False).eval().to(device())

@@ -69,6 +69,10 @@ def _check_file(file: Place, record: FileRecord) -> tuple[list[str], pa.Table | 
         data = fetch(file)
     except FileNotFoundError:
         return [f"{record.path}: missing"], None
+    except StorageError:
+        raise
+    except (UserError, OSError) as error:
+        return [f"{record.path}: can't be read ({getattr(error, 'strerror', None) or error})"], None
     if len(data) != record.bytes or hashlib.sha256(data).hexdigest() != record.sha256:
         return [f"{record.path}: not the bytes that were written ({len(data)} of {record.bytes})"], None
     try:

@@ -43,6 +43,8 @@ def _opened(file: Place) -> Iterator[Any]:
         handle = opened(file)
     except FileNotFoundError:
         raise UserError(f"{file.url}: no such file, though the manifest names it; chexworld inspect --check") from None
+    except OSError as error:
+        raise UserError(f"{file.url}: can't be read ({error.strerror or type(error).__name__})") from None
     with handle:
         yield handle
 

@@ -190,6 +190,8 @@ def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]
 
     Raises:
         StorageError: the store can't be reached or refuses; the local disk is full.
+        UserError: a file can't be read, or is a folder.
+        FileNotFoundError: a file went away meanwhile.
     """
     with TemporaryDirectory(prefix="checkpoint-") as name:
         folder = Path(name)
@@ -197,8 +199,15 @@ def local_copy(checkpoint: StoredCheckpoint) -> Iterator[tuple[Path, str | None]
         if any(file.name == MANIFEST for file in files):
             for file in files:
                 if file.name in (*FILES, MANIFEST):
-                    _unpack(folder / file.name, fetch(file))
+                    _unpack(folder / file.name, _fetched(file))
         yield folder, damage(folder)
+
+
+def _fetched(file: Place) -> bytes:
+    try:
+        return fetch(file)
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{file.url}: can't be read ({error.strerror or type(error).__name__})") from None
 
 
 def _unpack(file: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ from chexworld_ray.models.backbone import Size, read_backbone
 from chexworld_ray.reports.neighbours import neighbours_picture, neighbours_table
 from chexworld_ray.runtime.embed import embed_data, neighbours
 from chexworld_ray.runtime.embed_benchmark import benchmark_embed
+from chexworld_ray.runtime.extraction import open_encoder
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.reader import read_row_group
 
@@ -28,6 +29,11 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("weights") / "theirs.pth"
     torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), file)
     return f"timm:test_vit@{file}"
+
+
+def test_embeddings_without_their_encoder_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"encoder\.safetensors: no such file"):
+        open_encoder(str(tmp_path / "encoder.safetensors"), 0)
 
 
 def test_features_are_those_of_the_encoder_and_a_file_is_its_own_neighbour(

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from chexworld_ray.cli import main
+from chexworld_ray.errors import UserError
 from chexworld_ray.shards.check import problems
 from chexworld_ray.shards.manifest import REJECTED, Manifest, load
+from chexworld_ray.shards.reader import read_images
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.registry import read_source
@@ -103,3 +105,13 @@ def test_rejects_must_add_up(folder: Path) -> None:
     (line,) = problems(load(str(folder)))
     assert line.startswith(f"{REJECTED}: can't be used (")
     assert "no such file" in line
+
+
+def test_a_folder_in_the_place_of_a_shard_is_one_line(folder: Path) -> None:
+    manifest = load(str(folder))
+    file = folder / manifest.files[0].path
+    file.unlink()
+    file.mkdir()
+    assert any(line.startswith(f"{manifest.files[0].path}: can't be read (") for line in problems(manifest))
+    with pytest.raises(UserError, match="can't be read"):
+        read_images(manifest)

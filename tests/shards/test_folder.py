@@ -185,7 +185,7 @@ def test_a_number_that_is_none_is_a_missing_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ("path,note\na.png,x\n".encode("utf-16"), "the table is UTF-16; save it as UTF-8"),
+        ("path,note\na.png,x\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
         (b"path,kind\na.png,caf\xe9\n", r"line 2 is not UTF-8 \(byte 0xe9\)"),
         (b"path,kind\nb.PNG,x\na.png,a\0b\n", "line 3 holds a NUL byte"),
         (b"path,x,x\na.png,1,2\n", "2 columns are named 'x'"),

@@ -223,3 +223,20 @@ def test_files_that_were_not_downloaded_are_named(tmp_path: Path) -> None:
     source = read_source(str(tmp_path), "nih14", skip_missing=True)
     assert len(source.set_aside) == 5
     assert source.found == len(ids)
+
+
+@pytest.mark.parametrize(("dataset", "name"), [("nih14", "test_list.txt"), ("chestdr", "*.txt")])
+def test_an_owners_list_that_is_not_utf8_is_one_line(tmp_path: Path, dataset: Dataset, name: str) -> None:
+    {"nih14": layouts.nih14, "chestdr": layouts.chestdr}[dataset](tmp_path)
+    file = next(tmp_path.rglob(name))
+    file.write_bytes(file.read_bytes() + b"\xe9\n")
+    with pytest.raises(UserError, match=rf"{file.name}: line .* is not UTF-8"):
+        read_source(str(tmp_path), dataset)
+
+
+def test_a_reading_with_an_odd_byte_is_read(tmp_path: Path) -> None:
+    layouts.shenzhen(tmp_path)
+    file = next(tmp_path.rglob("ClinicalReadings/*.txt"))
+    file.write_bytes(b"male 45yrs\ncaf\xe9")
+    found = [row.meta for row in read_source(str(tmp_path), "shenzhen") if row.image_id == file.stem]
+    assert found == [{"sex": "M", "age": 45.0, "finding": "caf\ufffd"}]

@@ -189,6 +189,14 @@ def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, harm: str, told: str) -
     assert found.startswith(told)
 
 
+def test_a_folder_in_the_place_of_a_checkpoints_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text("{}")
+    (tmp_path / "encoder.safetensors").mkdir()
+    stored = run.StoredCheckpoint(place(str(tmp_path)), 100)
+    with pytest.raises(UserError, match=r"encoder\.safetensors: can't be read"), run.local_copy(stored):
+        pass
+
+
 def rewritten(folder: Path, harm: str) -> None:
     """A whole checkpoint by its hashes, whose maker meant no good."""
     file = folder / ("optimizer.pt" if harm in ("moments", "groups", "torch", "nothing") else "predictor.safetensors")

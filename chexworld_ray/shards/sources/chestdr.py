@@ -16,7 +16,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns, Meta
 from chexworld_ray.shards.source import TRAIN_VAL, Source, SourceRow
 from chexworld_ray.shards.sources.listing import Listing, collect
-from chexworld_ray.storage import fetch
+from chexworld_ray.shards.sources.tables import read_text
 
 WHAT = "MedFMC ChestDR"
 LABELS = (
@@ -84,7 +84,7 @@ def read_chestdr(listing: Listing, skip_missing: bool) -> Source:
 
 
 def _lines(listing: Listing, path: str) -> Iterator[tuple[str, tuple[float, ...]]]:
-    for number, line in enumerate(fetch(listing.root / path).decode("utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(listing.root / path).splitlines(), start=1):
         if not line.strip():
             continue
         name, _, text = line.strip().rpartition(" ")

@@ -16,8 +16,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns, Meta
 from chexworld_ray.shards.source import TRAIN_VAL, Source, SourceRow
 from chexworld_ray.shards.sources.listing import Listing, collect
-from chexworld_ray.shards.sources.tables import label_name, number, owner_table
-from chexworld_ray.storage import fetch
+from chexworld_ray.shards.sources.tables import label_name, number, owner_table, read_text
 
 WHAT = "NIH ChestX-ray14"
 FINDINGS = (
@@ -53,7 +52,7 @@ def read_nih14(listing: Listing, skip_missing: bool) -> Source:
     split = {
         name: split
         for file, split in LISTS.items()
-        for name in fetch(listing.root / listing.need([file], WHAT)).decode().split()
+        for name in read_text(listing.root / listing.need([file], WHAT)).split()
     }
     boxes = _boxes(listing)
 

@@ -14,7 +14,7 @@ from pyarrow import csv as arrow_csv
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.bounds import inflate
 from chexworld_ray.shards.sources.listing import Listing
-from chexworld_ray.storage import Place, fetch
+from chexworld_ray.storage import Place, fetch, fetch_named
 
 BATCH = 10_000
 LINE_END = b"\n"
@@ -50,6 +50,17 @@ def read_table(file: Place) -> pa.Table:
     return table
 
 
+def read_text(file: Place) -> str:
+    """A list of an owner, without a byte-order mark.
+
+    Raises:
+        UserError: it can't be read, or is no UTF-8 text.
+    """
+    data = fetch_named(file, LARGEST)
+    _check_text(file, data)
+    return data.decode("utf-8-sig")
+
+
 def _check_text(file: Place, data: bytes) -> None:
     """Refuse what is no UTF-8 text, without quoting it.
 
@@ -57,14 +68,14 @@ def _check_text(file: Place, data: bytes) -> None:
         UserError: names the encoding, or the line.
     """
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{file.url}: the table is UTF-16; save it as UTF-8")
+        raise UserError(f"{file.url}: UTF-16; save it as UTF-8")
     if (at := data.find(b"\0")) >= 0:
-        raise UserError(f"{file.url}: line {data.count(LINE_END, 0, at) + 1} holds a NUL byte; save the table as UTF-8")
+        raise UserError(f"{file.url}: line {data.count(LINE_END, 0, at) + 1} holds a NUL byte; save it as UTF-8")
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         line, byte = data.count(LINE_END, 0, error.start) + 1, data[error.start]
-        raise UserError(f"{file.url}: line {line} is not UTF-8 (byte 0x{byte:02x}); save the table as UTF-8") from None
+        raise UserError(f"{file.url}: line {line} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
 
 
 def _header(file: Place, data: bytes) -> tuple[list[str], int]:

@@ -17,7 +17,8 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns, Meta
 from chexworld_ray.shards.source import MaskSource, Source, SourceRow, picture_masks
 from chexworld_ray.shards.sources.listing import Listing, collect
-from chexworld_ray.storage import fetch
+from chexworld_ray.shards.sources.tables import LARGEST
+from chexworld_ray.storage import Place, fetch_named
 
 META: Meta = (("sex", "text"), ("age", "number"), ("finding", "text"))
 _SEX = re.compile(r"(?i)\b(female|male|f|m)\b")
@@ -80,9 +81,14 @@ def _row(listing: Listing, path: str, dataset: str, masks: dict[str, MaskSource]
         view="frontal",
         masks=masks,
         labels={"tuberculosis": float(name[-1])},
-        meta=parse_reading(fetch(listing.root / reading).decode("utf-8", "replace")) if reading else {},
+        meta=parse_reading(_text(listing.root / reading)) if reading else {},
         published=True,
     )
+
+
+def _text(file: Place) -> str:
+    """A reading; in some a byte is no UTF-8, and they are of doctors, who can't be asked again."""
+    return fetch_named(file, LARGEST).decode("utf-8", "replace")
 
 
 def parse_reading(text: str) -> dict[str, float | str]:
