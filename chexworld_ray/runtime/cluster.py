@@ -59,8 +59,16 @@ def connect(*addresses: str | None) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"Ray at {address} can't be reached: {error}") from None
     else:
-        _start(clouds=not addresses or not all(place(one).is_local for one in addresses if one))
+        _start(clouds=not addresses or any(_is_remote(one) for one in addresses if one))
     _quiet()
+
+
+def _is_remote(address: str) -> bool:
+    """Whether a worker needs the network for it: weights that timm knows by name it fetches from their hub."""
+    name, at, file = address.partition("@")
+    if name.startswith("timm:"):
+        return not at or not place(file).is_local
+    return not place(address).is_local
 
 
 def _start(*, clouds: bool) -> None:

@@ -10,7 +10,7 @@ from chexworld_ray.shards.identity import KEY_VARIABLE
 # Name of a switch that on Linux means no more than: this machine's address is 127.0.0.1. Ray's servers listen on
 # all interfaces unless that is their address, and `_node_ip_address="127.0.0.1"` is replaced by the outer one.
 _ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_CLOUD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "GCS_", "CLOUDSDK_", "OSS_", "HF_TOKEN")
+_CLOUD_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "GCS_", "CLOUDSDK_", "OSS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def seclusion() -> dict[str, str]:

@@ -44,7 +44,8 @@ def sweep(
         raise UserError("sweep: two variants or more, please, and at least one seed and one run at a time")
     manifest = manifests.load(data[0])
     _refuse_unlabelled(manifest, evaluation)
-    connect()
+    tracked = any(one.runtime.tracker is not None for one in variants.values())
+    connect(*([] if tracked else [*data, where, *(one.science.init for one in variants.values())]))
     wanted = {(name, seed): run_name(name, seed) for name in variants for seed in range(seeds)}
     say(f"sweep {where}: {len(variants)} variants x {seeds} seeds, {parallel} at a time")
     failed: list[str] = []

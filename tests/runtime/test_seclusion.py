@@ -7,11 +7,16 @@ import sys
 
 import pytest
 
+from chexworld_ray.config import RunSettings, Science
+from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.settings import EvaluationSettings
+from chexworld_ray.runtime import cluster, sweep
 from chexworld_ray.runtime.doctor import _private_access
 from chexworld_ray.runtime.seclusion import without_keys
 from chexworld_ray.shards.identity import KEY_VARIABLE
 
 SECRETS = {KEY_VARIABLE: "a secret of the hospital", "AWS_SECRET_ACCESS_KEY": "a secret of the cloud"}
+SECRETS["HUGGING_FACE_HUB_TOKEN"] = "a secret of the hub"
 
 # A machine with an address besides loopback's; on it a private Ray, and somebody who tries to reach each of its ports.
 MACHINE = """
@@ -85,3 +90,41 @@ def test_doctor_tells_where_a_private_ray_can_be_reached() -> None:
     assert open_.state == "warn"
     assert "listens on 0.0.0.0" in open_.said
     assert _private_access(False, ["127.0.0.1"]).state == "warn"
+
+
+@pytest.mark.parametrize(
+    ("address", "clouds"),
+    [
+        ("/a/folder", False),
+        ("timm:vit_small_patch16_224@/a/file.pth", False),
+        ("timm:vit_small_patch16_224@s3://bucket/file.pth", True),
+        ("timm:hf-hub:gated/model", True),
+        ("s3://bucket/run", True),
+    ],
+)
+def test_who_fetches_from_a_hub_or_store_has_its_keys(
+    address: str, clouds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[bool] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "_quiet", lambda: None)
+    monkeypatch.setattr(cluster, "_start", lambda *, clouds: started.append(clouds))
+    cluster.connect("/a/local/folder", None, address)
+    assert started == [clouds]
+
+
+def test_a_sweep_asks_for_keys_of_what_it_reads_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def connecting(*addresses: str | None) -> None:
+        asked.extend(addresses)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(sweep.manifests, "load", lambda url: None)
+    monkeypatch.setattr(sweep, "_refuse_unlabelled", lambda *_: None)
+    monkeypatch.setattr(sweep, "connect", connecting)
+    variants = {"one": RunSettings(), "two": RunSettings(science=Science(init="timm:hf-hub:gated/model"))}
+    with pytest.raises(UserError, match="far enough"):
+        sweep.sweep(variants, ["/data"], "/out", 1, 1, EvaluationSettings())
+    assert asked == ["/data", "/out", None, "timm:hf-hub:gated/model"]
