@@ -12,7 +12,7 @@ import pyarrow as pa
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import new_board
-from chexworld_ray.runtime.cluster import causes
+from chexworld_ray.runtime.cluster import causes, user_error
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.ingest import Chunk, unsqueeze
 from chexworld_ray.shards.records import save_record
@@ -28,6 +28,8 @@ def what_to_mend(error: BaseException) -> UserError | None:
     """What the user can mend: a UserError, a disk that is full or read-only, a lost process; None for anything else."""
     from ray import exceptions as ray_errors
 
+    if (told := user_error(error)) is not None:
+        return told
     lost = (
         ray_errors.ActorDiedError,
         ray_errors.WorkerCrashedError,
@@ -35,8 +37,6 @@ def what_to_mend(error: BaseException) -> UserError | None:
         ray_errors.OutOfDiskError,
     )
     for one in causes(error):
-        if isinstance(one, UserError):
-            return one
         if isinstance(one, OSError) and one.errno in NO_ROOM:
             where = f"{one.filename}: " if one.filename else ""
             return UserError(f"{where}{one.strerror}; make room, then start again: what is done is kept")

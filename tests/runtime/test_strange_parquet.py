@@ -13,6 +13,7 @@ from ray.exceptions import RayTaskError
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import load_features
 from chexworld_ray.evaluation.results import NAME, read_results
+from chexworld_ray.runtime.chunks import what_to_mend
 from chexworld_ray.runtime.cluster import user_error
 from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.storage import place
@@ -51,6 +52,7 @@ def test_a_pickled_column_is_refused_by_every_reader(tmp_path: Path) -> None:
 
 def test_what_a_task_tells_the_user_is_told_without_a_traceback() -> None:
     wrapped = RayTaskError("read", "Traceback (most recent call last): …", UserError("x.parquet: no column 'a'"))
-    told = user_error(wrapped.as_instanceof_cause())
-    assert told is not None
-    assert str(told) == "x.parquet: no column 'a'"
+    for said in (user_error, what_to_mend):
+        told = said(wrapped.as_instanceof_cause())
+        assert told is not None
+        assert str(told) == "x.parquet: no column 'a'"
