@@ -129,7 +129,7 @@ class Lock:
     def release(self) -> None:
         """Let others in. In a store that is away the lock stays, as that of a process that was killed."""
         self.stop()
-        with suppress(UserError):
+        with suppress(UserError, OSError):
             remove(self.file)
 
     def _write(self, beat: int) -> None:

@@ -117,3 +117,13 @@ def test_a_lock_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         while read_json(lock.file)["beat"] < 2:
             assert time.monotonic() < end
             time.sleep(0.02)
+
+
+def test_a_lock_that_can_not_be_removed_hides_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(file: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(locks, "remove", refused)
+    with locked(place(str(tmp_path / "work"))) as lock:
+        pass
+    assert Path(lock.file.path).exists()
