@@ -28,27 +28,8 @@ from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import POSITIONS
 from chexworld_ray.models.predictor import Predictor
 from chexworld_ray.regular_files import read_regular
-from chexworld_ray.storage import Place, StorageError, fetch
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
-
-
-def file_bytes(file: Place, told: str) -> bytes:
-    """All bytes of a file that a user named as `told`.
-
-    Raises:
-        UserError: there is none, it is a folder, or it can't be read.
-    """
-    try:
-        return fetch(file)
-    except FileNotFoundError:
-        raise UserError(f"{told}: no such run or file") from None
-    except IsADirectoryError:
-        raise UserError(f"{told}: a folder that is neither a run nor a checkpoint") from None
-    except StorageError:
-        raise
-    except OSError as error:
-        raise UserError(f"{told}: can't be read ({error.strerror or type(error).__name__})") from None
 
 
 def safetensors_metadata(data: bytes) -> dict[str, Any]:

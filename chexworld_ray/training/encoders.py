@@ -3,9 +3,8 @@
 from typing import Literal
 
 from chexworld_ray.models.encoder import Encoder
-from chexworld_ray.models.tensors import file_bytes
 from chexworld_ray.models.weights import EncoderInfo, read_encoder, resampled
-from chexworld_ray.storage import place
+from chexworld_ray.storage import fetch_named, place
 from chexworld_ray.training.run import newest_whole
 
 
@@ -25,7 +24,7 @@ def load_encoder(
         UserError: nothing of the kind is there, or no checkpoint is whole.
     """
     if url.endswith(".safetensors"):
-        encoder, info = read_encoder(file_bytes(place(url), url), url)
+        encoder, info = read_encoder(fetch_named(place(url), told=url), url)
     else:
         with newest_whole(url) as folder:
             file = folder / f"{which}.safetensors"

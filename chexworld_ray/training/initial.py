@@ -13,10 +13,10 @@ from chexworld_ray.models.backbone import PREFIX
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import BIAS, POSITIONS, WEIGHT, PatchEmbedding, resample, rescale
 from chexworld_ray.models.published import Published, read_published
-from chexworld_ray.models.tensors import check_encoder, check_predictor, file_bytes, read_safetensors
+from chexworld_ray.models.tensors import check_encoder, check_predictor, read_safetensors
 from chexworld_ray.models.timm_weights import read_timm
 from chexworld_ray.models.weights import is_encoder_file, read_encoder
-from chexworld_ray.storage import exists, place, read_json, write_json
+from chexworld_ray.storage import exists, fetch_named, place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.checkpoint_files import PREDICTOR, folder_name, position_of
 from chexworld_ray.training.parallel import load_whole, whole
@@ -61,7 +61,7 @@ def read_start(init: str, base: ModelSettings) -> Start:
         tensors = target.vit.state_dict()
         check_encoder(tensors, info.model, f"{init} (target)")
         return Start(info.model, (info.mean, info.std), encoder.vit.state_dict(), tensors, predictor)
-    data = file_bytes(root, f"--init {init}")
+    data = fetch_named(root, told=f"--init {init} (no run or checkpoint)")
     if not root.is_local or is_encoder_file(data):
         encoder, info = read_encoder(data, init)
         tensors = encoder.vit.state_dict()
@@ -129,7 +129,7 @@ def import_checkpoint(
         UserError: the file is not one, or another run stands at `out_url`.
     """
     source, out = place(url), place(out_url)
-    data = file_bytes(source, url)
+    data = fetch_named(source, told=url)
     published = read_published(data, url, heads)
     checked = None if check is None else check(published)
     digest = hashlib.sha256(data).hexdigest()

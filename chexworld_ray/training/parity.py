@@ -18,10 +18,9 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import BIAS, IMAGENET, WEIGHT, PatchEmbedding, colour_gradient
 from chexworld_ray.models.published import Published
-from chexworld_ray.models.tensors import file_bytes
 from chexworld_ray.objectives.tasks import TASKS
 from chexworld_ray.objectives.world_model import Losses, WorldModel, normalised_targets
-from chexworld_ray.storage import Place
+from chexworld_ray.storage import Place, fetch_named
 from chexworld_ray.views.actions import ACTION_SIZE
 from chexworld_ray.views.batch import WorldModelBatch
 from chexworld_ray.views.masks import Masks
@@ -84,7 +83,7 @@ def build(published: Published) -> tuple[WorldModel, Encoder]:
 
 
 def _arrays(file: Place) -> dict[str, np.ndarray]:
-    data = file_bytes(file, file.url)
+    data = fetch_named(file)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(one.file_size for one in archive.infolist())

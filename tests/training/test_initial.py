@@ -66,7 +66,8 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     torch.save(timm_vit(qk_norm=True).state_dict(), tmp_path / "qk.pth")
     (tmp_path / "noise.pth").write_bytes(b"noise")
     for init, words in (
-        (str(tmp_path / "none.pth"), "no such run or file"),
+        (str(tmp_path / "none.pth"), "no run or checkpoint.*no such file"),
+        (str(tmp_path), "no run or checkpoint.*a folder, not a file"),
         (str(tmp_path / "noise.pth"), "not a file of weights"),
         (str(tmp_path / "resnet.pth"), "not a plain ViT"),
         (str(tmp_path / "qk.pth"), "q_norm"),
