@@ -105,7 +105,7 @@ def fetch(url: Place, limit: int = LARGEST) -> bytes:
             return read_regular(url.path, limit)
         size = url.fs.info(url.path)["size"] if limit < LARGEST else None
         check_bytes(url.url, size or 0, limit)
-        data: bytes = url.fs.cat_file(url.path)
+        data: Any = url.fs.cat_file(url.path)
     return data
 
 
