@@ -313,4 +313,4 @@ def test_init_from_a_folder_that_is_no_run_is_one_line(
         "--init",
         str(tmp_path),
     ]
-    assert f"--init {tmp_path}: a folder" in told(words, tmp_path, capsys)
+    assert f"--init {tmp_path} (no run or checkpoint): a folder" in told(words, tmp_path, capsys)
