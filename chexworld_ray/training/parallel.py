@@ -59,7 +59,8 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 def load_whole(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put whole tensors into a module that may be sharded; names and shapes must be its own."""
     mine = module.state_dict()
-    module.load_state_dict({name: _like(value, mine.get(name)) for name, value in tensors.items()})
+    # each is scattered by all workers together, and a file's bytes may name them in another order to each
+    module.load_state_dict({name: _like(tensors[name], mine.get(name)) for name in sorted(tensors)})
 
 
 def whole_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
