@@ -25,9 +25,7 @@ def plain_name(name: object, where: str) -> str:
     Raises:
         UserError: it is another; `where` is named.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{where}: {_shown(str(name))!r} is no plain name of a file; such records are not read")
-    return name
+    return _formed(name, _NAME, where, "is no plain name of a file; such records are not read")
 
 
 def data_version(version: object, where: str) -> str:
@@ -36,9 +34,13 @@ def data_version(version: object, where: str) -> str:
     Raises:
         UserError: it is another; `where` is named.
     """
-    if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise UserError(f"{where}: {_shown(str(version))!r} is no version of a data set (hexadecimal digits)")
-    return version
+    return _formed(version, _VERSION, where, "is no version of a data set (hexadecimal digits)")
+
+
+def _formed(value: object, form: re.Pattern[str], where: str, otherwise: str) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise UserError(f"{where}: {_shown(str(value))!r} {otherwise}")
+    return value
 
 
 def allowed_prefixes(typed: Sequence[str]) -> tuple[str, ...]:

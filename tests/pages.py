@@ -7,7 +7,8 @@ from scores import variant
 
 from chexworld_ray.analysis.outcome import FOLDER, Outcome
 from chexworld_ray.config import RunSettings, Science
-from chexworld_ray.evaluation.results import result_rows, write_results
+from chexworld_ray.evaluation.results import result_rows
+from chexworld_ray.evaluation.results_file import write_results
 from chexworld_ray.evaluation.sweep import sweep_rows
 from chexworld_ray.recipes import demo, variants
 from chexworld_ray.reports.analyses import picture
@@ -50,11 +51,16 @@ def page_of_two(folder: Path, data: Manifest) -> str:
     return write_page([run.root.url for run in runs], str(folder / "both.html"))
 
 
+def looked_into(root: Path, data: Manifest) -> Run:
+    """A run with a curve, results and an analysis."""
+    run = trained(root, Science(), data)
+    write_results(run.root, result_rows(variant(root.name, 1.0).trials[:1]))
+    outcome = Outcome("layout", "Layout", ["a", "b"], [["1", "2"]], "So far off.", {"trained": [0.1, 0.2]})
+    write_json(run.root / FOLDER / "layout.json", outcome.record())
+    write_bytes(run.root / FOLDER / "layout.png", picture(outcome))
+    return run
+
+
 def page_of_one(folder: Path, data: Manifest) -> str:
-    """Of a run with a curve, results and an analysis."""
-    run = trained(folder / "one", Science(), data)
-    write_results(run.root, result_rows(variant("one", 1.0).trials[:1]))
-    outcome = Outcome("capacity", "Capacity", ["a"], [["1"]], "So much.", curves={"trained": [0.9, 0.09, 0.009]})
-    write_json(run.root / FOLDER / "capacity.json", outcome.record())
-    write_bytes(run.root / FOLDER / "capacity.png", picture(outcome))
-    return write_report(run, None)
+    """Of one run."""
+    return write_report(looked_into(folder / "one", data), None)

@@ -10,23 +10,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pages import trained
+from pages import looked_into
 
 from chexworld_ray import storage
-from chexworld_ray.analysis.outcome import FOLDER, Outcome
+from chexworld_ray.analysis.outcome import FOLDER
 from chexworld_ray.cli import main
-from chexworld_ray.config import Science
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import NAME as RESULTS
-from chexworld_ray.evaluation.results import result_rows, write_results
+from chexworld_ray.evaluation.results_file import NAME as RESULTS
 from chexworld_ray.reports import html
 from chexworld_ray.shards.manifest import REJECTED, Manifest, load
-from chexworld_ray.storage import place, write_bytes, write_json
+from chexworld_ray.storage import place, write_json
 from chexworld_ray.training.checkpoint_files import FILES, MANIFEST, damage
 from chexworld_ray.training.log import METRICS
 from chexworld_ray.training.run import CONFIG, local_copy
-
-from scores import variant  # isort: skip
 
 ODD: list[Any] = [None, True, -1, 0, 2**70, 10**400, 1e308, float("nan"), float("inf"), "", "../..", "/etc/passwd"]
 ODD += [
@@ -165,11 +161,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(phantom_set: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a curve, results and an analysis."""
     folder = tmp_path_factory.mktemp("strange") / "first"
-    root = trained(folder, Science(), phantom_set).root
-    write_results(root, result_rows([*variant("first", 1.0).trials[:1]]))
-    outcome = Outcome("layout", "Layout", ["a", "b"], [["1", "2"]], "so", {"trained": [0.1, 0.2]})
-    write_json(root / FOLDER / "layout.json", outcome.record())
-    write_bytes(root / FOLDER / "layout.png", b"a picture")
+    looked_into(folder, phantom_set)
     return folder
 
 

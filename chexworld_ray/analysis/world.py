@@ -50,7 +50,7 @@ def read_world(folder: Path, one: Run, device: torch.device) -> World:
     encoder, target = (
         read_encoder((folder / name).read_bytes(), f"{one.root.url} ({name})")[0] for name in (ENCODER, TARGET)
     )
-    tensors = read_safetensors((folder / PREDICTOR).read_bytes(), f"{one.root.url} ({PREDICTOR})")
+    tensors = read_safetensors(folder / PREDICTOR, f"{one.root.url} ({PREDICTOR})")
     check_predictor(tensors, one.science.model, f"{one.root.url} ({PREDICTOR})")
     predictor = Predictor(one.science.model)
     predictor.load_state_dict(tensors)

@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
-from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.statistics import (
     AVERAGED,
     COMPARED,
@@ -20,11 +19,7 @@ from chexworld_ray.evaluation.statistics import (
     metrics_of,
 )
 from chexworld_ray.metrics.bootstrap import Interval, holm
-from chexworld_ray.shards.lock import RESULTS, in_turn
-from chexworld_ray.shards.parquet import read_table, write_table
-from chexworld_ray.storage import Place, exists
 
-NAME = "results.parquet"
 MEAN = "mean"
 DIFFERENCE = "_difference"
 Kind = Literal["random", "checkpoint", "foreign"]
@@ -259,21 +254,6 @@ def leading(rows: Sequence[ResultRow]) -> list[ResultRow]:
     return [row for row in rows if is_mean(row.task) or row.task.split("/")[0] not in means]
 
 
-def add_results(out: Place, rows: Sequence[ResultRow]) -> None:
-    """Put rows into results.parquet, in the place of those that they replace; of several writers each in its turn.
-
-    Raises:
-        UserError: another version wrote it, or others are at it for minutes.
-    """
-    with in_turn(out, RESULTS):
-        write_results(out, merge(read_results(out), rows))
-
-
-def write_results(out: Place, rows: Sequence[ResultRow]) -> None:
-    """Write results.parquet, whole."""
-    write_table(out / NAME, pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA))
-
-
 def merge(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> list[ResultRow]:
     """New rows, and of the old ones those that they do not replace (other data, protocols or checkpoints)."""
 
@@ -282,40 +262,3 @@ def merge(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> list[ResultRow]
 
     replaced = {key(row) for row in new}
     return [row for row in old if key(row) not in replaced] + list(new)
-
-
-def read_results(out: Place) -> list[ResultRow]:
-    """Rows of results.parquet; empty where there is none.
-
-    Raises:
-        UserError: it is damaged, or another version wrote it.
-    """
-    file = out / NAME
-    if not exists(file):
-        return []
-
-    def form(stored: pa.Schema) -> pa.Schema:
-        if stored.names != _SCHEMA.names:
-            raise UserError(f"{file.url}: written by another version; move it away and evaluate again")
-        return _SCHEMA
-
-    rows = [ResultRow(**row) for row in read_table(file, form).to_pylist()]
-    for row in rows:
-        if "/" not in row.task:
-            raise UserError(f"{file.url}: task {row.task!r} is not TASK/LABEL; move it away and evaluate again")
-    return rows
-
-
-_TEXT = ("encoder", "task", "protocol", "metric", "run")
-_REAL = ("fraction", "value", "low", "high", "p_holm")
-_MAY_BE_NONE = ("seed", "draw", "p_holm")
-_SCHEMA = pa.schema(
-    [
-        pa.field(
-            field.name,
-            pa.string() if field.name in _TEXT else pa.float64() if field.name in _REAL else pa.int64(),
-            nullable=field.name in _MAY_BE_NONE,
-        )
-        for field in fields(ResultRow)
-    ]
-)

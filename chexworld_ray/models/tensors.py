@@ -27,7 +27,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.fold import POSITIONS
 from chexworld_ray.models.predictor import Predictor
-from chexworld_ray.regular_files import read_regular
+from chexworld_ray.regular_files import check_regular
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
@@ -107,7 +107,8 @@ def timm_file(file: str, where: str) -> dict[str, Tensor]:
         UserError: it holds none, more than weights, or is damaged; `where` is named.
     """
     try:
-        refuse_compressed(read_regular(file), where)
+        check_regular(file)
+        refuse_compressed(Path(file), where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unusual pickle protocol
             found = load_state_dict(file, use_ema=False, weights_only=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from chexworld_ray.config import flat, to_dict
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines, is_mean, read_results
+from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines, is_mean
+from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.sweep import Column, cell_of, variant_of, verdict
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.bars import bars

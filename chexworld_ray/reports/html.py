@@ -6,7 +6,8 @@ from typing import Any
 
 from chexworld_ray.analysis.outcome import read_outcomes
 from chexworld_ray.config import Science, difference, flat, to_dict
-from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines, is_mean, leading, read_results
+from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines, is_mean, leading
+from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.statistics import MIN_POSITIVES
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.data_card import data_card, data_sets

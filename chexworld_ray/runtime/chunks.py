@@ -12,7 +12,7 @@ import pyarrow as pa
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import new_board
-from chexworld_ray.runtime.cluster import causes, user_error
+from chexworld_ray.runtime.cluster import causes, rows_told, user_error
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.ingest import Chunk, unsqueeze
 from chexworld_ray.shards.records import save_record
@@ -73,7 +73,7 @@ def chunk_work(
         except Exception as error:
             if (told := what_to_mend(error)) is None:
                 raise
-            return {"index": [index], "told": [str(told)]}  # Ray Data keeps the text of an error only, not what it was
+            return {"index": [index], "told": [str(told)]}
         return {"index": [index], "told": [""]}
 
     return work
@@ -95,7 +95,5 @@ def run_chunks(due: list[Chunk], work: Any) -> Iterator[int]:
     context.op_resource_reservation_enabled = False
     with ray.data.DataContext.current(context):
         rows = ray.data.from_arrow(blocks).map_batches(work, batch_size=None)
-    for row in rows.iter_rows():
-        if row["told"]:
-            raise UserError(row["told"])
+    for row in rows_told(rows.iter_rows()):
         yield int(row["index"])

@@ -4,7 +4,9 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from chexworld_ray.addresses import masked
 from chexworld_ray.config import Runtime
@@ -36,11 +38,11 @@ def say(message: str) -> None:
     print(masked(message), file=sys.stderr, flush=True)  # noqa: T201
 
 
-def connect(*addresses: str | None) -> None:
+def connect(*addresses: str | None, clouds: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS names (a submitted job has it set), or start a private one here.
 
     `addresses`: all that the command reads and writes. A private Ray gets the credentials of clouds only if one of them
-    is remote, or none is given.
+    is remote, none is given, or the command wants them for something else (`clouds`).
 
     Raises:
         UserError: the cluster can't be reached.
@@ -59,7 +61,7 @@ def connect(*addresses: str | None) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"Ray at {address} can't be reached: {error}") from None
     else:
-        _start(clouds=not addresses or any(_is_remote(one) for one in addresses if one))
+        _start(clouds=clouds or not addresses or any(_is_remote(one) for one in addresses if one))
     _quiet()
 
 
@@ -124,6 +126,20 @@ def user_error(error: BaseException) -> UserError | None:
         if isinstance(one, UserError) and not isinstance(getattr(one, "cause", None), UserError):
             return one
     return None
+
+
+def rows_told(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of a Ray Data execution whose tasks tell in `told` what a user can mend; nothing (`""`) where all is well.
+
+    Of an error Ray Data keeps the text only, with its traceback, so that `user_error` finds nothing in it.
+
+    Raises:
+        UserError: a task has told something.
+    """
+    for row in rows:
+        if row["told"]:
+            raise UserError(row["told"])
+        yield row
 
 
 def causes(error: BaseException) -> list[BaseException]:

@@ -2,7 +2,7 @@
 
 from chexworld_ray import recipes
 from chexworld_ray.config import RunSettings, from_dict, to_dict
-from chexworld_ray.evaluation.results import NAME as RESULTS
+from chexworld_ray.evaluation.results_file import NAME as RESULTS
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
 from chexworld_ray.reports.data_card import describe_manifest

@@ -73,10 +73,8 @@ def listeners(process: psutil.Process) -> list[str]:
     found: set[str] = set()
     for one in [process, *process.children(recursive=True)]:
         with suppress(psutil.Error):  # it has just ended
-            states = (
-                connection for connection in one.net_connections("tcp") if connection.status == psutil.CONN_LISTEN
-            )
-            found.update(connection.laddr.ip.removeprefix("::ffff:") for connection in states)
+            waiting = (link for link in one.net_connections("tcp") if link.status == psutil.CONN_LISTEN)
+            found.update(link.laddr.ip.removeprefix("::ffff:") for link in waiting)
     return sorted(found)
 
 

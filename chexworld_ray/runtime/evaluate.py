@@ -12,7 +12,7 @@ from typing import Any
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation import results
+from chexworld_ray.evaluation import results_file
 from chexworld_ray.evaluation.features import PROJECTIONS
 from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, result_rows
 from chexworld_ray.evaluation.settings import EvaluationSettings
@@ -76,7 +76,7 @@ def add_results(
         UserError: there is nothing that can be evaluated.
     """
     rows = result_rows(score(subjects, tasks, manifest, settings, out))
-    results.add_results(out, rows)
+    results_file.add_results(out, rows)
     return rows
 
 

@@ -18,7 +18,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import embed, feature_table, row_columns
 from chexworld_ray.models.backbone import Backbone, Size, read_backbone
 from chexworld_ray.models.device import keep_freed_memory
-from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, say, total
+from chexworld_ray.runtime.cluster import evaluation_slot, evaluation_slots, rows_told, say, total
 from chexworld_ray.shards.decode import DamagedImage
 from chexworld_ray.shards.manifest import FileRecord, Manifest
 from chexworld_ray.shards.parquet import write_table
@@ -67,9 +67,8 @@ def extract(wanted: Sequence[Extraction], manifest: Manifest, files: Sequence[Fi
         resources=evaluation_slot(),
         concurrency=min(slots, len(blocks)),
     )
-    for row in whole.iter_rows():
-        if row["told"]:
-            raise UserError(row["told"])
+    for _ in rows_told(whole.iter_rows()):
+        pass
 
 
 def _due(one: Extraction, manifest: Manifest, files: Sequence[FileRecord]) -> Iterator[dict[str, Any]]:
@@ -93,7 +92,7 @@ def device() -> torch.device:
 
 
 def _extract(block: pa.Table, columns: Sequence[str], kind: Inputs) -> pa.Table:
-    """Write the parts of a block. What is wrong with a file comes back as text: of an error Ray Data keeps no more."""
+    """Write the parts of a block; what is wrong with a file comes back (`rows_told`)."""
     keep_freed_memory()
     return pa.table({"told": [_write_part(job, columns, kind) for job in block.to_pylist()]})
 

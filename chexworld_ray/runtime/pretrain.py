@@ -45,7 +45,7 @@ def pretrain(
     total = science.total_batches(plan.rows) * science.global_batch
     root = storage.place(storage_url) / name
     # a tracker may keep its artifacts in a cloud
-    connect(*([*data, storage_url, science.init, resume_from] if settings.runtime.tracker is None else []))
+    connect(*data, storage_url, science.init, resume_from, clouds=settings.runtime.tracker is not None)
     placement = place_workers(settings.runtime)
     stored = ray_storage(storage_url)
     if resume_from is not None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from chexworld_ray import storage
 from chexworld_ray.config import RunSettings, Runtime
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import ResultRow, write_results
+from chexworld_ray.evaluation.results import ResultRow
+from chexworld_ray.evaluation.results_file import write_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.evaluation.sweep import VariantTrials, run_name, sweep_rows, variant_of
 from chexworld_ray.evaluation.tasks import learnable
@@ -45,7 +46,7 @@ def sweep(
     manifest = manifests.load(data[0])
     _refuse_unlabelled(manifest, evaluation)
     tracked = any(one.runtime.tracker is not None for one in variants.values())
-    connect(*([] if tracked else [*data, where, *(one.science.init for one in variants.values())]))
+    connect(*data, where, *(one.science.init for one in variants.values()), clouds=tracked)
     wanted = {(name, seed): run_name(name, seed) for name in variants for seed in range(seeds)}
     say(f"sweep {where}: {len(variants)} variants x {seeds} seeds, {parallel} at a time")
     failed: list[str] = []

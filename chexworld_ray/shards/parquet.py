@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.storage import Place, children, fetch, write_bytes
+from chexworld_ray.storage import Place, children, fetch_named, write_bytes
 
 MAX_ROWS = 1 << 26
 MAX_BYTES = 4 << 30
@@ -68,13 +68,7 @@ def read_table(file: Place, form: pa.Schema | Form, optional: tuple[str, ...] = 
         UserError: there is no such file, or it is not of that form; file and column are named.
         StorageError: the store can't be reached or refuses.
     """
-    try:
-        data = fetch(file)
-    except FileNotFoundError:
-        raise UserError(f"{file.url}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{file.url}: can't be read: {error.strerror or error}") from None
-    return parse_table(data, file.url, form, optional)[0]
+    return parse_table(fetch_named(file), file.url, form, optional)[0]
 
 
 def parse_table(

@@ -56,7 +56,7 @@ def read_start(init: str, base: ModelSettings) -> Start:
             (encoder, info), (target, _) = (
                 read_encoder((folder / f"{name}.safetensors").read_bytes(), init) for name in ("encoder", "target")
             )
-            predictor = read_safetensors((folder / PREDICTOR).read_bytes(), f"{init} ({PREDICTOR})")
+            predictor = read_safetensors(folder / PREDICTOR, f"{init} ({PREDICTOR})")
             check_predictor(predictor, info.model, f"{init} ({PREDICTOR})")
         tensors = target.vit.state_dict()
         check_encoder(tensors, info.model, f"{init} (target)")

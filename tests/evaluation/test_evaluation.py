@@ -11,15 +11,8 @@ import pytest
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import feature_table, load_features
-from chexworld_ray.evaluation.results import (
-    ScoredTrial,
-    add_results,
-    headlines,
-    merge,
-    read_results,
-    result_rows,
-    write_results,
-)
+from chexworld_ray.evaluation.results import ScoredTrial, headlines, merge, result_rows
+from chexworld_ray.evaluation.results_file import add_results, read_results, write_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.evaluation.trial import SCORES_SCHEMA
 from chexworld_ray.storage import place

@@ -17,7 +17,8 @@ from PIL import Image
 
 from chexworld_ray.analysis.embeddings import Neighbour
 from chexworld_ray.analysis.outcome import Outcome
-from chexworld_ray.evaluation.results import ResultRow, read_results, write_results
+from chexworld_ray.evaluation.results import ResultRow
+from chexworld_ray.evaluation.results_file import read_results, write_results
 from chexworld_ray.reports import page
 from chexworld_ray.reports.analyses import DRAWN
 from chexworld_ray.reports.bars import bars

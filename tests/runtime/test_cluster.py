@@ -16,7 +16,7 @@ import pytest
 from straight import same_weights, straight
 
 from chexworld_ray.benchmarks.object_store import environment, s3_server
-from chexworld_ray.evaluation.results import read_results
+from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import place
 from chexworld_ray.training.run import load_url

@@ -13,7 +13,8 @@ from finished import copy_of
 
 from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import headlines, read_results
+from chexworld_ray.evaluation.results import headlines
+from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.settings import (
     AttentiveSettings,
     AugmentSettings,

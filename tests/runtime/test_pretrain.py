@@ -18,7 +18,7 @@ from chexworld_ray.analysis.settings import AnalysisSettings
 from chexworld_ray.benchmarks.chaos import count
 from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import read_results
+from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.reports.html import write_report
 from chexworld_ray.runtime.analyze import analyze

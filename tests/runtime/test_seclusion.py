@@ -117,7 +117,8 @@ def test_who_fetches_from_a_hub_or_store_has_its_keys(
 def test_a_sweep_asks_for_keys_of_what_it_reads_and_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
 
-    def connecting(*addresses: str | None) -> None:
+    def connecting(*addresses: str | None, clouds: bool) -> None:
+        assert not clouds, "no tracker is set"
         asked.extend(addresses)
         raise UserError("far enough")
 

@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.features import load_features
-from chexworld_ray.evaluation.results import NAME, read_results
+from chexworld_ray.evaluation.results_file import NAME, read_results
 from chexworld_ray.runtime.chunks import what_to_mend
 from chexworld_ray.runtime.cluster import user_error
 from chexworld_ray.shards.reader import read_row_group

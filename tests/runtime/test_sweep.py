@@ -13,7 +13,7 @@ from test_cluster import chexworld, wait_until
 
 from chexworld_ray.cli import main
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import read_results
+from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.recipes import ABLATIONS, demo, variants
 from chexworld_ray.runtime.sweep import sweep

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from chexworld_ray.analysis.embeddings import PARTS, nearest, part_name
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation import results
+from chexworld_ray.evaluation import results_file
 from chexworld_ray.evaluation.features import feature_table, load_features
 from chexworld_ray.shards import parquet
 from chexworld_ray.shards.check import problems
@@ -105,7 +105,7 @@ READERS: dict[str, tuple[str, Read]] = {
     "a row group": ("SHARD", lambda _, m: read_row_group((m.root / m.files[0].path).url, 0, ("image_id", "image"))),
     "who stands in a file": ("SHARD", lambda _, m: read_images(m)),
     "rows that are dropped": ("SHARD", dropped),
-    "results": (results.NAME, lambda folder, _: results.read_results(place(str(folder)))),
+    "results": (results_file.NAME, lambda folder, _: results_file.read_results(place(str(folder)))),
     "features": (f"{PARTS}/PART", features),
     "neighbours": (f"{PARTS}/PART", neighbours),
     "who saw what": (f"{FOLDER}/000000000010-a.parquet", lambda folder, _: lineage(place(str(folder)), "a", 10)),
