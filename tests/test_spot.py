@@ -37,7 +37,7 @@ def serving(answer: Callable[[str, str, dict[str, str]], Answer]) -> Iterator[st
             return
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # s until it sees its end
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:

@@ -137,7 +137,7 @@ def redirecting(to: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None: ...
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
+        thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -156,7 +156,7 @@ def test_a_server_that_a_table_names_can_not_send_its_reader_elsewhere() -> None
         def log_message(self, *_: object) -> None: ...
 
     with HTTPServer(("127.0.0.1", 0), Inner) as inner:
-        thread = Thread(target=inner.serve_forever, daemon=True)
+        thread = Thread(target=inner.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         with redirecting(f"http://127.0.0.1:{inner.server_port}/keys") as outer:
             assert fetch(resolve(ROOT, f"{outer}/a.png", (outer,))) == b""

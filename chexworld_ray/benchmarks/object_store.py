@@ -148,7 +148,7 @@ def proxy(target: int, decide: Callable[[int, str, str], Answer | None]) -> Iter
 
     server = _Server(("127.0.0.1", state.port), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()  # s until it ends
     try:
         yield state
     finally:

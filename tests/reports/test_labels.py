@@ -90,7 +90,8 @@ def test_a_name_is_drawn_as_it_is(name: str) -> None:
         assert "<script" not in svg
         if name == HOSTILE["formula"]:
             assert r"<!-- $\frac{" in svg
-    assert "_hidden" in "".join(drawn("_hidden")[2:])
+    if name == HOSTILE["underscore"]:
+        assert name in "".join(figures[2:])
 
 
 @settings(max_examples=15, deadline=None)

@@ -28,10 +28,10 @@ def chaos(out: Path, kinds: tuple[str, ...], faults: int, *words: str) -> None:
     assert seen.column_names == ["attempt", "rank", "position", "image_id"]
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_a_storage_that_hangs_loses_and_repeats_no_image(tmp_path: Path) -> None:
-    """What happens to machines, workers, drivers and files of checkpoints has tests of its own."""
+    """Saving and reading at a store that fails are tested without a cluster, too (`test_saving`, `test_patience`)."""
     chaos(tmp_path, ("storage hangs",), 1, "--hang-seconds", "15")
 
 

@@ -135,9 +135,18 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+@dataclass(frozen=True)
+class HeadNode:
+    """A process, its address for jobs (the dashboard's), and for drivers (RAY_ADDRESS)."""
+
+    pid: int
+    jobs: str
+    drivers: str
+
+
 @contextmanager
-def head_node(folder: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[tuple[str, int]]:
-    """A head node that wants a token, and a dashboard on ports of its own; its address for jobs, and its process."""
+def head_node(folder: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[HeadNode]:
+    """A head node that wants a token, and a dashboard on ports of its own."""
     port, dashboard, client, agent, agent_grpc, metrics_port = free_ports(6)
     command = [
         *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", *words),
@@ -159,7 +168,7 @@ def head_node(folder: Path, *words: str, env: dict[str, str] | None = None) -> I
         )
         try:
             wait_until(takes_jobs, "a head that takes jobs", 120)
-            yield address, process.pid
+            yield HeadNode(process.pid, address, f"127.0.0.1:{port}")
         finally:
             process.terminate()
             process.wait(60)
@@ -184,8 +193,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     slots = json.dumps({"train_slot": 2, "eval_slot": 1})
     with s3_server(bucket.parent) as port:
         s3, folder = environment(port), tmp_path_factory.mktemp("head")
-        with head_node(folder, "--num-cpus", "4", "--resources", slots, env=s3) as (address, pid):
-            yield Head(address, pid, s3, bucket)
+        with head_node(folder, "--num-cpus", "4", "--resources", slots, env=s3) as node:
+            yield Head(node.jobs, node.pid, s3, bucket)
 
 
 def submission(address: str, *arguments: str) -> list[str]:

@@ -110,7 +110,7 @@ def test_settings_are_searched_on_validation_and_the_best_is_kept(trained: Run, 
     assert all("settings: lr 0.01," in line for line in searched), told
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # the chain on S3 (`test_cluster`) watches a run, too
 def test_a_run_is_watched_while_it_trains(
     ray_here: None,
     phantom_set: Manifest,

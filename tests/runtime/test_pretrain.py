@@ -49,6 +49,7 @@ def test_a_run_is_what_the_loop_computes_without_ray(one: Run, phantom_set: Mani
     assert list((Path(one.root.path) / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_evaluate_and_report(one: Run, phantom_set: Manifest) -> None:
     rows = evaluate([one.root.url], phantom_set.root.url, None, EvaluationSettings(protocol="knn"))
     assert {row.encoder for row in rows} >= {"one@random", f"one@{one.total}"}

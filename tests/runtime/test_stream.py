@@ -32,7 +32,7 @@ def image_ids(plan: Plan, start: int, stop: int) -> list[str]:
 @pytest.mark.parametrize(
     ("workers", "global_batch", "start_batch"),
     [
-        (1, 10, 0),
+        pytest.param(1, 10, 0, marks=pytest.mark.slow),
         pytest.param(2, 10, 3, marks=pytest.mark.slow),
         (3, 10, 2),
         pytest.param(4, 6, 1, marks=pytest.mark.slow),
