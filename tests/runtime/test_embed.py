@@ -36,6 +36,7 @@ def test_embeddings_without_their_encoder_are_one_line(tmp_path: Path) -> None:
         open_encoder(str(tmp_path / "encoder.safetensors"), 0)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_encoder_and_a_file_is_its_own_neighbour(
     ray_here: None, theirs: str, phantom_set: Manifest, phantom_folder: Path, tmp_path: Path
 ) -> None:

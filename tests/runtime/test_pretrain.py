@@ -27,6 +27,7 @@ from chexworld_ray.runtime.pretrain import DRIVER, pretrain
 from chexworld_ray.shards.lock import PRETRAIN, locked
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.plan import make_plan
+from chexworld_ray.shards.reader import read_row_group
 from chexworld_ray.storage import place
 from chexworld_ray.training import run
 from chexworld_ray.training.run import Run
@@ -49,6 +50,17 @@ def test_a_run_is_what_the_loop_computes_without_ray(one: Run, phantom_set: Mani
     assert list((Path(one.root.path) / "tensorboard").iterdir())
 
 
+def test_a_run_and_its_curves_hold_no_name_of_a_patient_or_an_image(one: Run, phantom_set: Manifest) -> None:
+    tables = [
+        read_row_group((phantom_set.root / file.path).url, 0, ("patient_id", "image_id")) for file in phantom_set.files
+    ]
+    names = {str(name) for table in tables for column in table.columns for name in column.to_pylist()}
+    assert len(names) > 50
+    files = [file for file in Path(one.root.path).rglob("*") if file.is_file()]
+    assert {file.parent.name for file in files} > {"tensorboard", "one"}
+    assert not [(file, name) for file in files for name in names if name.encode() in file.read_bytes()]
+
+
 @pytest.mark.slow
 def test_evaluate_and_report(one: Run, phantom_set: Manifest) -> None:
     rows = evaluate([one.root.url], phantom_set.root.url, None, EvaluationSettings(protocol="knn"))
@@ -64,6 +76,7 @@ def test_evaluate_and_report(one: Run, phantom_set: Manifest) -> None:
     )
 
 
+@pytest.mark.slow
 def test_analyses_are_kept_with_the_run_and_shown_in_its_report(one: Run) -> None:
     found = analyze(one.root.url, None, AnalysisSettings(images=3, candidates=6, decoder_steps=20))
     assert [outcome.name for outcome in found] == ["retrieval", "correspondence", "layout", "pictures", "capacity"]
