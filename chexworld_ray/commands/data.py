@@ -47,7 +47,8 @@ class Ingest:
     labels: str | None = None
     """CSV table of a plain folder, relative to the folder or to where you stand."""
     label_columns: str | None = None
-    """Columns that are labels, comma-separated; unset: those whose cells are all 1, 0, -1 or empty."""
+    """Columns that are labels, comma-separated; unset: those whose cells are all 1, 0, -1 (or words for these, as yes
+    and no) or empty (or NaN, NA, None and the like)."""
     keep_columns: str | None = None
     """Columns of the table that may be stored though they look as if they told who a patient is, comma-separated."""
     keep_paths: bool = False

@@ -152,6 +152,8 @@ class Source:
     """Column of the shards → column of the table that it was, where their names differ."""
     allowed: tuple[str, ...] = ()
     """Where paths of rows may lead beside the root (`trust.allowed_prefixes`)."""
+    told: tuple[str, ...] = ()
+    """Lines on how the cells of a user's table were read."""
 
     @property
     def found(self) -> int:
@@ -166,8 +168,15 @@ class Source:
         return map(unpack, self.packed)
 
 
+def shown(name: str) -> str:
+    """A column's name on one line."""
+    return name if name.isprintable() else ascii(name)
+
+
 def kept_columns(source: Source) -> str:
-    """What is stored of the rows, under which name, and of how many; columns of a table beside their new names."""
+    """What is stored of the rows, under which name, and of how many; columns of a table beside their new names. Further
+    lines say how cells were read.
+    """
     fixed = ("patient_id", "study_id", "view", "split", "boxes", "landmarks")
     counts: Counter[tuple[str, str]] = Counter()
     for row in source:  # a million rows of a table are not all unpacked at once
@@ -176,10 +185,9 @@ def kept_columns(source: Source) -> str:
 
     def told(column: str, count: int, kind: str = "") -> str:
         origin = source.origin.get(column, "")
-        shown = f"{column}{kind}" + (f" from {origin}" if origin not in ("", column) else "")
-        return f"{shown if shown.isprintable() else ascii(shown)} {count}"
+        return shown(f"{column}{kind}" + (f" from {origin}" if origin not in ("", column) else "")) + f" {count}"
 
-    found = [told(name, counts["", name]) for name in fixed if counts["", name]]
+    found = [told(name, counts["", name]) for name in fixed if counts["", name] or name in source.origin]
     lines = [", ".join([told("image_id", len(source.packed)), *found])]
     groups = {
         "labels": [told(name, counts["labels", name]) for name in source.columns.labels],
@@ -187,4 +195,4 @@ def kept_columns(source: Source) -> str:
         "meta data": [told(f"meta_{name}", counts["meta", name], f" ({kind})") for name, kind in source.columns.meta],
     }
     lines += [f"{group}: {', '.join(names)}" for group, names in groups.items() if names]
-    return f"columns kept, and of how many of {source.found} images: " + "; ".join(lines)
+    return "\n".join([f"columns kept, and of how many of {source.found} images: {'; '.join(lines)}", *source.told])

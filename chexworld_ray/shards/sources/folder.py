@@ -2,17 +2,17 @@
 
 Release, licence, citation: the user's own. Columns: `path|image|file`; `patient_id|patient`; `source|dataset`;
 `study_id|study`; `split`; `view`; `mask` (lungs) and `mask_<organ>`, paths; `boxes` and `landmarks`, JSON lists. Of the
-others, those whose cells are all 1, 0, -1 or empty are labels, the rest is meta data; columns that may tell who a
-patient is are refused. Without a table, files named like masks (in a folder `masks`, or `…_mask.png`) and files of
-other kinds (text, tables, archives) are counted, not read.
+others, those whose cells are all 1, 0, -1 (as numbers, or as yes, no, true, false and the like), empty or a word for
+that (NaN, NA, None, …: `words.py`) are labels, the rest is meta data; columns that may tell who a patient is are
+refused. Words for nothing are also read as empty in the columns above, but `path`, and in numbers; texts stay as they
+are. Without a table, files named like masks (in a folder `masks`, or `…_mask.png`) and files of other kinds (text,
+tables, archives) are counted, not read.
 """
 
-import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
 
 import pyarrow as pa
 
@@ -20,9 +20,19 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns, Meta
 from chexworld_ray.shards.source import MaskSource, SetAside, Source, SourceRow, named_like_dicom, printable
 from chexworld_ray.shards.sources.cells import BOX_KEYS, LANDMARK_KEYS, BadCell, cell_number, json_list
+from chexworld_ray.shards.sources.columns import (
+    cells_of,
+    kind_of_cells,
+    label_cell,
+    told_empty,
+    told_no_labels,
+    told_words,
+    why_no_label,
+)
 from chexworld_ray.shards.sources.listing import BAD_CELL, Listing, collect, kind_of
 from chexworld_ray.shards.sources.private import check_columns
-from chexworld_ray.shards.sources.tables import cells, read_table
+from chexworld_ray.shards.sources.tables import UNNAMED, cells, read_table
+from chexworld_ray.shards.words import names_nobody, says_nothing
 from chexworld_ray.storage import Place, exists, place
 
 ALIASES = {
@@ -43,7 +53,6 @@ SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "va
     "testing": "test",
 }
 _SPLIT = re.compile(r"[\w-]{1,40}")
-LABEL_CELLS = {"1", "0", "-1", "1.0", "0.0", "-1.0", ""}
 
 
 def read_folder(
@@ -69,7 +78,7 @@ def read_folder(
     table = read_table(file)
     layout = _Layout(file, table, label_columns, keep_columns)
     source = collect(listing, _rows(listing.root, file, table, layout), layout.columns(), skip_missing, file.url)
-    return replace(source, origin=layout.origin())
+    return replace(source, origin=layout.origin(), told=layout.told)
 
 
 def _find_table(folder: Place, labels: str) -> Place:
@@ -89,7 +98,8 @@ class _Layout:
     def __init__(
         self, file: Place, table: pa.Table, label_columns: tuple[str, ...] | None, keep: tuple[str, ...]
     ) -> None:
-        header = [name for name in table.column_names if not name.startswith("#")]
+        header = [name for name in table.column_names if not UNNAMED.fullmatch(name)]
+        unnamed = len(table.column_names) - len(header)
         self.known: dict[str, str] = {}
         for meaning, names in ALIASES.items():
             found = next((name for name in names if name in header), None)
@@ -104,13 +114,21 @@ class _Layout:
         masks = [name for name in header if name == "mask" or name.startswith("mask_")]
         self.masks = {name: "lung" if name == "mask" else name.removeprefix("mask_") for name in masks}
         rest = [name for name in header if name not in {*self.known.values(), *masks}]
-        found_cells = {name: _cells_of(table, name) for name in rest}
-        self.labels = tuple(label_columns or (name for name in rest if found_cells[name] <= LABEL_CELLS))
-        self.meta: Meta = tuple((name, _kind(found_cells[name])) for name in rest if name not in self.labels)
-        stored = [(name, found_cells[name], True) for name, _ in self.meta]
+        found = {name: cells_of(table, name) for name in header if name != self.known["path"]}
+        self.labels = tuple(label_columns or (name for name in rest if why_no_label(found[name]) is None))
+        self.meta: Meta = tuple((name, kind_of_cells(found[name])) for name in rest if name not in self.labels)
+        stored = [(name, set(found[name]), True) for name, _ in self.meta]
         told = [self.known[meaning] for meaning in STORED_AS_TOLD if meaning in self.known]
-        check_columns(file.url, stored + [(name, _cells_of(table, name), False) for name in told], keep)
-        self.among_dicom = any(named_like_dicom(path) for path in _cells_of(table, self.known["path"]))
+        check_columns(file.url, stored + [(name, set(found[name]), False) for name in told], keep)
+        self.among_dicom = any(named_like_dicom(path) for path in cells_of(table, self.known["path"]))
+        texts = {name for name, kind in self.meta if kind == "text"}
+        emptied = {name: of for name, of in found.items() if name not in texts}
+        self.told = (
+            *told_empty(emptied, self.known.get("patient_id")),
+            *told_words({name: found[name] for name in self.labels}),
+            *told_no_labels(table, {name: found[name] for name, _ in self.meta}, label_columns is not None),
+            *([f"not kept: columns without a name {unnamed}"] if unnamed else []),
+        )
 
     def columns(self) -> Columns:
         return Columns(self.labels, tuple(self.masks.values()), self.meta)
@@ -119,19 +137,6 @@ class _Layout:
         """Column of the shards → column of the table."""
         known = {"image_id" if meaning == "path" else meaning: name for meaning, name in self.known.items()}
         return known | {f"mask_{organ}": name for name, organ in self.masks.items()}
-
-
-def _cells_of(table: pa.Table, name: str) -> set[str]:
-    return {cell.strip() for cell in table[name].unique().to_pylist()}
-
-
-def _kind(found: Collection[str]) -> Literal["number", "text"]:
-    try:
-        for cell in found:
-            float(cell or 0)
-    except ValueError:
-        return "text"
-    return "number"
 
 
 def _rows(root: Place, file: Place, table: pa.Table, layout: _Layout) -> Iterator[SourceRow | SetAside]:
@@ -148,7 +153,9 @@ def _rows(root: Place, file: Place, table: pa.Table, layout: _Layout) -> Iterato
 
 def _source_row(path: str, split: str | None, root: Place, cell: Mapping[str, str], layout: _Layout) -> SourceRow:
     def known(meaning: str) -> str | None:
-        return cell[layout.known[meaning]] or None if meaning in layout.known else None
+        text = cell[layout.known[meaning]] if meaning in layout.known else ""
+        nothing = names_nobody(text) if meaning == "patient_id" else says_nothing(text)
+        return None if nothing else text
 
     return SourceRow(
         image_id=path,
@@ -158,8 +165,12 @@ def _source_row(path: str, split: str | None, root: Place, cell: Mapping[str, st
         study_id=known("study_id"),
         view=known("view"),
         split=split,
-        masks={organ: MaskSource("files", (cell[name],)) for name, organ in layout.masks.items() if cell[name]},
-        labels={name: cell_number(name, cell[name]) for name in layout.labels if cell[name]},
+        masks={
+            organ: MaskSource("files", (cell[name],))
+            for name, organ in layout.masks.items()
+            if not says_nothing(cell[name])
+        },
+        labels={name: label_cell(name, cell[name]) for name in layout.labels if not says_nothing(cell[name])},
         meta=_meta(cell, layout.meta),
         boxes=json_list("boxes", known("boxes"), "label", BOX_KEYS),
         landmarks=json_list("landmarks", known("landmarks"), "name", LANDMARK_KEYS),
@@ -168,13 +179,13 @@ def _source_row(path: str, split: str | None, root: Place, cell: Mapping[str, st
 
 
 def _meta(cell: Mapping[str, str], columns: Meta) -> dict[str, float | str]:
-    """Cells of meta data; empty ones, and numbers that are none (`nan`), are left out."""
+    """Cells of meta data; empty ones, and words for that among numbers, are left out."""
     meta: dict[str, float | str] = {}
     for name, kind in columns:
         text = cell[name]
         if kind == "text" and text:
             meta[name] = text
-        elif text and not math.isnan(float(text)):
+        elif kind == "number" and not says_nothing(text):
             meta[name] = cell_number(name, text)
     return meta
 
@@ -185,6 +196,8 @@ def _split(table: Place, number: int, text: str) -> str | None:
     Raises:
         UserError: it is no word; says where, but not what stands there.
     """
-    if text and not _SPLIT.fullmatch(text):
+    if says_nothing(text):
+        return None
+    if not _SPLIT.fullmatch(text):
         raise UserError(f"{table.url}: line {number}: the split is not a word of at most 40 letters, digits, - and _")
-    return SPLIT_WORDS.get(text.lower(), text) if text else None
+    return SPLIT_WORDS.get(text.lower(), text)

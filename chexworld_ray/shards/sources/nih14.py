@@ -8,6 +8,7 @@ the patients of `train_val_list.txt` becomes `val` by hash. Patient: Patient ID.
 acknowledge the NIH Clinical Center; its pseudonyms are kept. Citation: Wang et al., ChestX-ray8, CVPR 2017.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -98,8 +99,9 @@ def _boxes(listing: Listing) -> dict[str, list[dict[str, Any]]]:
     for row in owner_table(listing, [BOXES], WHAT, ["Image Index", "Finding Label"]):
         name, label, *sides = list(row.values())[:6]
         values = [number(side) for side in sides]
-        if len(values) != 4 or None in values:
+        if len(values) != 4:
             raise UserError(f"{BOXES}: the box of {name} is {', '.join(sides)}, not x, y, width and height")
+        values = [math.nan if value is None else value for value in values]  # such a box sets its image aside
         label = label_name(label)
         boxes[name].append({"label": BOX_NAMES.get(label, label), **dict(zip("xywh", values, strict=True))})
     return boxes

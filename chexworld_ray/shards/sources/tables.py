@@ -14,11 +14,13 @@ from pyarrow import csv as arrow_csv
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.bounds import inflate
 from chexworld_ray.shards.sources.listing import Listing
+from chexworld_ray.shards.words import says_nothing
 from chexworld_ray.storage import Place, fetch, fetch_named
 
 BATCH = 10_000
 LINE_END = b"\n"
 _COUNTS = re.compile(r".*Expected \d+ columns, got \d+")
+UNNAMED = re.compile(r"#\d+")  # the name that a column without one gets
 LARGEST = 1 << 30  # bytes of a table, inflated: some ten million rows
 
 
@@ -127,9 +129,9 @@ def owner_table(listing: Listing, names: list[str], what: str, columns: list[str
 
 
 def number(text: str) -> float | None:
-    """The number a cell holds; None for an empty or unreadable one."""
+    """The number a cell holds; None for an empty or unreadable one, also where a word such as NaN says so."""
     try:
-        return float(text)
+        return None if says_nothing(text) else float(text)
     except ValueError:
         return None
 

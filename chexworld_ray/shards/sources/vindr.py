@@ -9,11 +9,11 @@ Credentialed Health Data License 1.5.0; its pseudonyms are kept. Citation: Nguye
 of chest X-rays with radiologist's annotations, Scientific Data 2022.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from chexworld_ray.errors import UserError
 from chexworld_ray.shards.schema import Columns
 from chexworld_ray.shards.source import TRAIN_VAL, Source, SourceRow
 from chexworld_ray.shards.sources.listing import Listing, collect
@@ -75,11 +75,10 @@ def _boxes(listing: Listing, split: str) -> dict[str, list[dict[str, Any]]]:
         return boxes
     corners = ["x_min", "y_min", "x_max", "y_max"]
     for row in owner_table(listing, [name], WHAT, ["image_id", "class_name", *corners]):
-        x0, y0, x1, y1 = (number(row[corner]) for corner in corners)
-        if x0 is None or y0 is None or x1 is None or y1 is None:
-            if label_name(row["class_name"]) == "no_finding":
-                continue
-            raise UserError(f"{name}: a box of {row['image_id']} has no corners")
+        found = [number(row[corner]) for corner in corners]
+        if None in found and label_name(row["class_name"]) == "no_finding":
+            continue
+        x0, y0, x1, y1 = (math.nan if value is None else value for value in found)  # such a box sets its image aside
         boxes[row["image_id"]].append(
             {"label": label_name(row["class_name"]), "x": x0, "y": y0, "w": x1 - x0, "h": y1 - y0}
         )

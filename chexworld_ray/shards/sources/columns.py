@@ -1,0 +1,121 @@
+"""What the cells of a user's column say: a label, numbers or text, and what the user is told of that.
+
+Cells come stripped of blanks, each different one with the number of rows that hold it. What is told never quotes a cell
+but words for nothing, yes and no.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import pyarrow as pa
+
+from chexworld_ray.shards.source import shown
+from chexworld_ray.shards.sources.cells import cell_number
+from chexworld_ray.shards.words import PAIRS, names_nobody, says_nothing, value_of_label, word_of_label
+
+Cells = Mapping[str, int]
+SHOWN = 3  # different words of a column that are told
+
+
+def cells_of(table: pa.Table, name: str) -> dict[str, int]:
+    """The different cells of a column, and how many rows hold each."""
+    counts: dict[str, int] = {}
+    for found in table[name].value_counts().to_pylist():
+        cell = found["values"].strip()
+        counts[cell] = counts.get(cell, 0) + found["counts"]
+    return counts
+
+
+def label_cell(column: str, text: str) -> float:
+    """The value of a label's cell: a number, or 1, 0 or -1 for a word.
+
+    Raises:
+        BadCell: it is neither.
+    """
+    value = value_of_label(text)
+    return cell_number(column, text) if value is None else value
+
+
+def kind_of_cells(cells: Iterable[str]) -> Literal["number", "text"]:
+    """Whether all that say something are numbers."""
+    try:
+        for cell in cells:
+            float("0" if says_nothing(cell) else cell)
+    except ValueError:
+        return "text"
+    return "number"
+
+
+def why_no_label(cells: Cells) -> str | None:
+    """Why a column is no label; None where it is one, for every cell is 1, 0, -1, a word for these, or nothing."""
+    odd = {cell: rows for cell, rows in cells.items() if _is_odd(cell)}
+    if not odd:
+        alone = sorted(_lonely_letters(cells))
+        return f"{alone[0].upper()} alone may mean something else than yes or no" if alone else None
+    filled = sum(rows for cell, rows in cells.items() if not says_nothing(cell))
+    what = "numbers" if kind_of_cells(odd) == "number" else "words or numbers"
+    return f"{sum(odd.values())} of {filled} cells hold other {what}"
+
+
+def nearly_label(cells: Cells) -> bool:
+    """Whether more than half of the cells that say something are 1, 0, -1 or a word for these."""
+    filled = {cell: rows for cell, rows in cells.items() if not says_nothing(cell)}
+    letters = _lonely_letters(cells) if any(map(_is_odd, filled)) else set()  # F beside M is no half of a label
+    fit = sum(rows for cell, rows in filled.items() if not _is_odd(cell) and cell.casefold() not in letters)
+    return 2 * fit > sum(filled.values())
+
+
+def _is_odd(cell: str) -> bool:
+    """Whether a cell says something that no label says."""
+    return not says_nothing(cell) and value_of_label(cell) is None
+
+
+def _lonely_letters(cells: Iterable[str]) -> set[str]:
+    """Letters for yes or no without the other of their pair."""
+    words = {cell.casefold() for cell in cells}
+    return {letter for pair in PAIRS for letter in words & {*pair} if not words >= {*pair}}
+
+
+def told_empty(columns: Mapping[str, Cells], patient: str | None) -> list[str]:
+    """A line on the cells that are read as empty though something stands there; none where there are none."""
+    told: dict[str, str] = {}
+    for name, cells in columns.items():
+        nothing = names_nobody if name == patient else says_nothing
+        words = {cell: rows for cell, rows in cells.items() if cell and nothing(cell)}
+        often = sorted(words, key=lambda cell: (-words[cell], cell))
+        told[name] = ", ".join([f"{words[cell]} {cell}" for cell in often[:SHOWN]] + ["…"] * (len(often) > SHOWN))
+    return _line("read as empty", told)
+
+
+def told_words(labels: Mapping[str, Cells]) -> list[str]:
+    """A line on the words of labels that are read as 1, 0 and -1; none where there are none."""
+    told: dict[str, str] = {}
+    for name, cells in labels.items():
+        values = {cell: value for cell in sorted(cells) if (value := word_of_label(cell)) is not None}
+        told[name] = ", ".join(f"{cell} is {value:g}" for cell, value in values.items())
+    return _line("words read as labels", told)
+
+
+def told_no_labels(table: pa.Table, meta: Mapping[str, Cells], named: bool) -> list[str]:
+    """A line on the columns that are nearly labels and why they are none; none where there are none. `named`: the user
+    has named the labels.
+    """
+    told: dict[str, str] = {}
+    for name, cells in meta.items():
+        if nearly_label(cells):
+            row = _first_odd_row(table, name)
+            where = "" if row is None else f", first in row {row}"
+            told[name] = "--label-columns does not name it" if named else f"{why_no_label(cells)}{where}"
+    advice = "" if named else " (correct the other cells, or name the column with --label-columns)"
+    return _line(f"no labels, though most cells say 1 or 0{advice}", told)
+
+
+def _line(what: str, told: Mapping[str, str]) -> list[str]:
+    said = [f"{shown(name)} ({words})" for name, words in told.items() if words]
+    return [f"{what}: {', '.join(said)}"] if said else []
+
+
+def _first_odd_row(table: pa.Table, name: str) -> int | None:
+    """The first row, from 1, whose cell is no label's; None where all are."""
+    cells = (cell.strip() for chunk in table[name].chunks for cell in chunk.to_pylist())
+    return next((row for row, cell in enumerate(cells, start=1) if _is_odd(cell)), None)
