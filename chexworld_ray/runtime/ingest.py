@@ -14,7 +14,16 @@ from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.duplicates import Duplicate
 from chexworld_ray.shards.identify import hides_path, rejected_aside
 from chexworld_ray.shards.identity import KEY_VARIABLE
-from chexworld_ray.shards.ingest import Chunk, check_patients, fingerprint, make_chunks, settle
+from chexworld_ray.shards.ingest import (
+    PATIENT_RULE,
+    Chunk,
+    check_patient_rule,
+    check_patients,
+    crowded_patients,
+    fingerprint,
+    make_chunks,
+    settle,
+)
 from chexworld_ray.shards.keys import IngestKey, ingest_key
 from chexworld_ray.shards.lock import locked
 from chexworld_ray.shards.manifest import KeyRecord, Manifest, Release
@@ -57,6 +66,7 @@ def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool,
         say(f"{out_url} is complete already ({before.rows} images)")
         storage.remove(out / WORK)
         return before
+    check_patient_rule(source, before.releases, out_url)
     with locked(out / WORK) as lock:
         if _before(out, settings, append, mark).data_version != before.data_version:
             raise UserError(f"{out_url}: another ingest has just completed there; start again")
@@ -173,12 +183,14 @@ def _publish(
         raise UserError(f"none of the {len(rejected)} images could be used: {'; '.join(reasons[:3])}")
     assert kept.num_rows + len(rejected) == source.found, "an image got lost"
     counts = Counter(reject.reason for reject in rejected)
-    release = Release(mark, source.found, kept.num_rows, dict(sorted(counts.items())), source.ignored)
+    release = Release(mark, source.found, kept.num_rows, dict(sorted(counts.items())), source.ignored, PATIENT_RULE)
     keyed = any(record.keyed for record in records) or any(hides_path(one, False, settings) for one in source.set_aside)
     key_record = KeyRecord(key.pseudonyms.fingerprint, key.random) if keyed else None
     result = manifests.add_release(before, release, files, kept, source.columns, key_record)
     manifests.publish(result)
     _sweep(result)
+    for warning in crowded_patients(pa.concat_tables([earlier, kept])):
+        say(warning)
     return result
 
 

@@ -10,8 +10,14 @@ from chexworld_ray.hashing import uniform
 from chexworld_ray.shards.identity import MIN_INSIDE, HeaderIds, Pseudonyms
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import TRAIN_VAL, Reject, SetAside, SourceRow, printable
+from chexworld_ray.shards.words import names_nobody
 
 _PATIENT_FOLDER = re.compile(r"(?i)^(?:patient|pat|subject|sub|p)[-_ ]?\d+$")
+
+
+def patient_folders(path: str) -> list[str]:
+    """Folders of a path that are named like patients, the outermost first."""
+    return [part for part in path.split("/")[:-1] if _PATIENT_FOLDER.match(part)]
 
 
 def split_of(patient: str, settings: WriteSettings, within: str | None = None) -> str:
@@ -42,21 +48,26 @@ class Identity:
     meta: dict[str, float | str]
     keyed: bool
     """Whether a keyed hash stands in it."""
+    nobody: bool
+    """Whether the header's patient is none: `nan`, ANONYMOUS and the like."""
 
 
 def identify(row: SourceRow, header: HeaderIds | None, key: Pseudonyms, settings: WriteSettings) -> Identity:
     """Names of an image, its patient and study; what a DICOM header or its path tells is replaced by keyed hashes.
 
-    The patient is the table's, else the header's, else that of a folder named like a patient, else the image itself.
-    The split is drawn from the owner's id, so that it does not depend on the key. `header` is None for no DICOM.
+    The patient is the table's, else the header's, else that of the innermost folder named like a patient (around it may
+    be shelves: `p10/p10000032` in MIMIC-CXR), else the image itself. The split is drawn from the owner's id, so that it
+    does not depend on the key. `header` is None for no DICOM.
     """
-    folder = next((part for part in row.path.split("/")[:-1] if _PATIENT_FOLDER.match(part)), None)
-    owner = printable(row.patient_id or (header.patient if header else None) or folder or row.image_id)
+    said = header.patient if header else None
+    nobody = row.patient_id is None and said is not None and names_nobody(said.strip())
+    folder = next(reversed(patient_folders(row.path)), None)
+    owner = printable(row.patient_id or (None if nobody else said) or folder or row.image_id)
     split = row_split(row, owner, settings)
     hidden = hides_path(row, header is not None, settings)
     if row.published or (header is None and not hidden):
         path = printable(row.path)
-        return Identity(row.image_id, path, row.dataset, owner, row.study_id, split, row.meta, keyed=False)
+        return Identity(row.image_id, path, row.dataset, owner, row.study_id, split, row.meta, False, nobody)
     told = header or HeaderIds()
 
     def hide(kind: str, value: str, surely: bool = False) -> str:
@@ -81,6 +92,7 @@ def identify(row: SourceRow, header: HeaderIds | None, key: Pseudonyms, settings
         split,
         meta,
         keyed=hidden or before != (dataset, patient, study, meta),
+        nobody=nobody,
     )
 
 

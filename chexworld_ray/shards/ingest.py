@@ -4,18 +4,23 @@ import hashlib
 import json
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.duplicates import Duplicate, find_duplicates
-from chexworld_ray.shards.identify import row_split
+from chexworld_ray.shards.identify import patient_folders, row_split
+from chexworld_ray.shards.manifest import Release
 from chexworld_ray.shards.schema import canonical_view, projection
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import TRAIN_VAL, Source, SourceRow, pack, unpack
 
+PATIENT_RULE = 2  # Release.patient_rule of what is ingested now
+CROWD, MANY = 100, 10  # times the median of images is too many for one patient; no patient has too many of up to ten
 SMALLEST_SHARE = 8  # a small set is cut finer than `file_images`, into so many chunks
 
 
@@ -70,16 +75,35 @@ def check_patients(source: Source) -> None:
         )
 
 
+def check_patient_rule(source: Source, releases: Sequence[Release], where: str) -> None:
+    """Refuse to add images whose patients would go by other names than in earlier releases.
+
+    Raises:
+        UserError: there are such images.
+    """
+    if any(release.patient_rule != PATIENT_RULE for release in releases) and any(map(_in_several_folders, source)):
+        raise UserError(
+            f"--append: {where} was ingested when the outermost of several folders named like patients (p10/p10000032) "
+            "was the patient, now it is the innermost; ingest all again, or name the patients in a table (--labels)"
+        )
+
+
+def _in_several_folders(row: SourceRow) -> bool:
+    return row.patient_id is None and len({*patient_folders(row.path)}) > 1
+
+
 def make_chunks(source: Source, settings: WriteSettings) -> list[Chunk]:
     """Rows shuffled by a seeded hash, kept apart by split and projection where they are known, cut into files' worth.
 
     A small set is cut finer than `file_images`, so that several tasks share the work.
     """
     groups: dict[tuple[str, str], list[tuple[bytes, int]]] = defaultdict(list)
+    by_rule: set[int] = set()
     for at, row in enumerate(source):
         split = row_split(row, row.patient_id, settings) if row.patient_id is not None else row.split or ""
         order = hashlib.blake2b(f"{settings.split_seed}:{row.image_id}".encode(), digest_size=16).digest()
         groups[split, projection(canonical_view(row.view))].append((order, at))
+        by_rule |= {at} if _in_several_folders(row) else set()
     count = len(source.packed)
     size = min(settings.file_images, max(settings.row_group_images, -(-count // SMALLEST_SHARE)))
     common = json.dumps([asdict(settings), asdict(source.columns)], sort_keys=True)
@@ -87,8 +111,10 @@ def make_chunks(source: Source, settings: WriteSettings) -> list[Chunk]:
     for _, members in sorted(groups.items()):
         members.sort()
         for start in range(0, len(members), size):
-            packed = [source.packed[at] for _, at in members[start : start + size]]
-            digest = hashlib.sha256(common.encode() + b"\n".join(packed)).hexdigest()
+            of_chunk = [at for _, at in members[start : start + size]]
+            packed = [source.packed[at] for at in of_chunk]
+            rule = b"" if by_rule.isdisjoint(of_chunk) else b"patient rule %d" % PATIENT_RULE
+            digest = hashlib.sha256(common.encode() + rule + b"\n".join(packed)).hexdigest()
             chunks.append(Chunk(len(chunks), packed, digest))
     return chunks
 
@@ -144,3 +170,23 @@ def leaking_patients(images: pa.Table) -> list[tuple[str, str]]:
     patients = by_split.group_by(["dataset", "patient_id"]).aggregate([("split", "count"), ("image_id_min", "list")])
     several = patients.filter(pa.array(np.asarray(patients["split_count"]) > 1))
     return sorted((names[0], names[1]) for names in map(sorted, several["image_id_min_list"].to_pylist()))
+
+
+def crowded_patients(images: pa.Table) -> list[str]:
+    """Warnings, one a source, where one patient has more than a hundred times the median of images, or more than half
+    of all: an id may stand for "unknown", or a folder for many patients. `images`: records.IMAGE_SCHEMA.
+    """
+    patients = images.group_by(["dataset", "patient_id"]).aggregate([("image_id", "count"), ("image_id", "min")])
+    told: list[str] = []
+    for dataset in sorted(set(patients["dataset"].to_pylist())):
+        of_source = patients.filter(pc.field("dataset") == dataset)
+        counts = np.asarray(of_source["image_id_count"])
+        most, median, total = int(counts.max()), float(np.median(counts)), int(counts.sum())
+        if most > MANY and (most > CROWD * median or 2 * most > total):
+            image = of_source["image_id_min"][int(counts.argmax())].as_py()
+            told.append(
+                f"warning: {dataset}: one patient has {most} of {total} images (median of {counts.size} patients: "
+                f"{median:g}), {image!r} among them; all go to one split. If these are several people, name the "
+                "patients in a table (--labels)"
+            )
+    return told

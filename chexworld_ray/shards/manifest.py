@@ -48,6 +48,8 @@ class Release:
     """By reason."""
     ignored: dict[str, int]
     """Files that were no candidates, by kind."""
+    patient_rule: int = 1
+    """Which of several folders named like patients was the patient: 1 the outermost, 2 the innermost."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def shard_row(
         digest = hashlib.sha256(data).hexdigest()
         phash = perceptual_hash(pixels_HW) if settings.clean.near_duplicates is not None else None
     who = identify(row, decoded.header, key, settings)
-    flags = decoded.flags + (["border_cropped"] if cropped else [])
+    flags = decoded.flags + ["border_cropped"] * cropped + ["patient_names_nobody"] * who.nobody
     with watch.on("masks"):
         masks = _masks(row, read, columns, geometry, decoded, flags)
     record: dict[str, Any] = {
