@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from chexworld_ray.config import Runtime, Science, from_dict
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.plan import make_plan
+from chexworld_ray.shards.plan import VERSION, make_plan
 from chexworld_ray.shards.reader import expected_positions, read_window
 from chexworld_ray.training.checkpoint_files import ENCODER, PREDICTOR, TARGET
 from chexworld_ray.training.loop import Callbacks, train
@@ -25,10 +25,16 @@ CPU = torch.device("cpu")
 
 
 def shares(
-    manifest: Manifest, science: Science, position: int, stop: int, workers: int = 1, rank: int = 0
+    manifest: Manifest,
+    science: Science,
+    position: int,
+    stop: int,
+    workers: int = 1,
+    rank: int = 0,
+    version: int = VERSION,
 ) -> Iterator[CropBatch]:
-    """What Ray supplies to a worker."""
-    plan = make_plan([manifest], science.splits, science.projections, science.seed)
+    """What Ray supplies to a worker, by a version of the plan."""
+    plan = make_plan([manifest], science.splits, science.projections, science.seed, version)
     images: dict[int, bytes] = {}
     for window in plan.windows(position, stop):
         table = read_window(plan, window, position, stop, science.global_batch, 0)
@@ -65,7 +71,7 @@ def straight(run: Run, manifest: Manifest, images: int | None = None) -> Straigh
     runtime = from_dict(Runtime, run.starts[-1]["runtime"], run.root.url)
     science, total = run.science, run.total
     state, records = start_state(science, total, CPU), []
-    due = shares(manifest, science, 0, total if images is None else images)
+    due = shares(manifest, science, 0, total if images is None else images, version=run.plan)
     callbacks = Callbacks(records.append, lambda state, urgent: None, lambda: False)
     with suppress(StopIteration):
         train(state, due, science, runtime, run.pixels, 1, callbacks)

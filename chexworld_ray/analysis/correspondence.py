@@ -17,6 +17,7 @@ from torch import Tensor
 
 from chexworld_ray.analysis.outcome import HeatMap, Outcome, interval
 from chexworld_ray.analysis.world import World, features, grey
+from chexworld_ray.hashing import Purpose, generator
 
 OTHERS = 4  # images in which each is looked for
 POINTS = 4  # of each organ
@@ -78,7 +79,7 @@ def _told(values_Q: np.ndarray, patients: Sequence[str]) -> str:
 
 
 def _queries(images: Sequence[Labelled], seed: int) -> list[Query]:
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Purpose.CORRESPONDENCE)
     found = []
     for source, one in enumerate(images):
         others = [at for at in range(len(images)) if images[at].patient != one.patient]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chexworld_ray.analysis.outcome import Outcome, interval
 from chexworld_ray.analysis.world import World, context, features, grey, predictions, rank_of, same_place, told
+from chexworld_ray.hashing import Purpose, generator
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.views.crops import cut
@@ -75,7 +76,7 @@ class Pair(NamedTuple):
 
 
 def make_pair(pixels_HW: np.ndarray, world: World, number: int, candidates: int) -> Pair:
-    rng = np.random.default_rng([world.science.seed, number])
+    rng = generator(world.science.seed, Purpose.LAYOUT, number)
     size = np.maximum(1, (np.array(pixels_HW.shape) * PART).astype(int))
     corners = rng.integers(0, np.array(pixels_HW.shape) - size + 1, (candidates + 1, 2))
     crops = [cut(pixels_HW, np.concatenate([corner, size]), world.science.model.image_size) for corner in corners[:2]]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from chexworld_ray.analysis.layout import make_pair
 from chexworld_ray.analysis.outcome import HeatMap, Outcome, interval
 from chexworld_ray.analysis.world import FIRST, World, context, features, grey, predictions, same_place, told
+from chexworld_ray.hashing import Purpose, generator
 from chexworld_ray.views.masks import sample_masks
 
 BATCH, LR = 32, 2e-3
@@ -57,7 +58,7 @@ def fit_decoder(world: World, views_NSS: np.ndarray, steps: int) -> PixelDecoder
         decoder = PixelDecoder(model.width, model.grid, model.patch_size).to(device)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    rng = np.random.default_rng(world.science.seed)
+    rng = generator(world.science.seed, Purpose.DECODER)
     for _ in range(steps):
         rows = torch.from_numpy(rng.integers(0, len(wanted_NSS), BATCH))
         loss = F.mse_loss(decoder(known_NPD[rows].to(device)), wanted_NSS[rows].to(device))

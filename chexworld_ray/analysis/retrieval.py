@@ -65,5 +65,4 @@ def _hits(world: World, view_SS: np.ndarray, number: int, candidates: int) -> np
 
 def _acted(images_CSS: Tensor, actions_CA: Tensor, settings: ViewSettings) -> Tensor:
     assert actions_CA.shape[1] == ACTION_SIZE
-    largest = settings.blur_radius[1] if settings.blur_probability > 0 else 0.0
-    return apply_actions(images_CSS.clone(), actions_CA, None, largest)
+    return apply_actions(images_CSS.clone(), actions_CA, None, settings)

@@ -34,7 +34,10 @@ class ViewSettings:
     tone_probability: float = 0.8
     """Action: probability of brightness, contrast and gamma, jointly."""
     blur_radius: Range = (0.1, 2.0)
-    """Action: standard deviation of the Gaussian blur in pixels of the view."""
+    """Action: standard deviation of the Gaussian blur in pixels of a view of `blur_side`; in views of other sides it is
+    the same part."""
+    blur_side: int = 224
+    """Side of the view (pixels) that `blur_radius` is told for."""
     blur_probability: float = 0.2
     """Action: probability of the blur."""
     noise_sigma: Range = (0.0, 0.0)
@@ -48,6 +51,7 @@ class ViewSettings:
         check_range("views.brightness", self.brightness, 0.0)
         check_range("views.contrast", self.contrast, 0.0)
         check_range("views.gamma", self.gamma, 1e-2)
+        check(self.blur_side >= 1, "views.blur_side must be at least 1")
         check_range("views.blur_radius", self.blur_radius, 0.0, 4.0)
         check_range("views.noise_sigma", self.noise_sigma, 0.0)
         check(0 <= self.jitter < 1, "views.jitter must lie in [0, 1)")

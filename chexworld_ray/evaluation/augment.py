@@ -10,6 +10,7 @@ import numpy as np
 
 from chexworld_ray.config import ViewSettings
 from chexworld_ray.evaluation.settings import AugmentSettings
+from chexworld_ray.hashing import Purpose, generator
 from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.shards.masks import decode_mask
 from chexworld_ray.views.crops import crop_boxes, cut
@@ -65,11 +66,11 @@ def whole_mask(data: bytes, size: int) -> np.ndarray:
 
 def _box(shape: tuple[int, ...], key: int, epoch: int, settings: AugmentSettings, seed: int) -> np.ndarray:
     views = ViewSettings(crop_scale=settings.crop_scale)
-    return crop_boxes(shape[0], shape[1], views, seed, key + (epoch << 32))[0]
+    return crop_boxes(shape[0], shape[1], views, seed, key + (epoch << 32), Purpose.FIT_CROP)[0]
 
 
 def _jittered(view_SS: np.ndarray, key: int, epoch: int, settings: AugmentSettings, seed: int) -> np.ndarray:
-    brightness, contrast = np.random.default_rng([seed, 4, epoch, key]).uniform(-settings.jitter, settings.jitter, 2)
+    brightness, contrast = generator(seed, Purpose.FIT_JITTER, epoch, key).uniform(-settings.jitter, settings.jitter, 2)
     mean = float(view_SS.mean())
     return cv2.convertScaleAbs(
         view_SS, alpha=(1 + contrast) * (1 + brightness), beta=-contrast * mean * (1 + brightness)

@@ -11,6 +11,7 @@ import numpy as np
 
 from chexworld_ray.evaluation.settings import UncertainPolicy
 from chexworld_ray.evaluation.tasks import Task
+from chexworld_ray.hashing import Purpose, generator
 
 Draw = Literal["train", "val"]
 
@@ -114,7 +115,7 @@ def fraction_of(part: Examples, truth_NC: np.ndarray, fraction: float, seed: int
     if fraction >= 1.0:
         return np.arange(len(part))
     names = np.array(sorted(set(part.patients)))
-    order = names[np.random.default_rng([seed, 1]).permutation(len(names))]
+    order = names[generator(seed, Purpose.LABEL_SHARE).permutation(len(names))]
     chosen = set(order[: max(1, round(fraction * len(names)))].tolist())
     rows = np.array([patient in chosen for patient in part.patients])
     rank = {patient: number for number, patient in enumerate(order)}
@@ -129,7 +130,7 @@ def fraction_of(part: Examples, truth_NC: np.ndarray, fraction: float, seed: int
 
 def shots_of(part: Examples, truth_NC: np.ndarray, shots: int, seed: int) -> np.ndarray:
     """Rows with `shots` positives and as many negatives of each output, as far as there are so many."""
-    rng = np.random.default_rng([seed, 2])
+    rng = generator(seed, Purpose.SHOTS)
     chosen: set[int] = set()
     for column in truth_NC.T:
         for value in (1.0, 0.0):

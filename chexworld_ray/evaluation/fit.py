@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from chexworld_ray.evaluation.examples import Output
 from chexworld_ray.evaluation.settings import FitSettings
+from chexworld_ray.hashing import Purpose, generator
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _factor(step: int, warm: float, total: int) -> float:
 
 
 def _batches(examples: int, size: int, steps: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    order = np.random.default_rng([seed, 3, epoch]).permutation(examples)
+    order = generator(seed, Purpose.FIT_ORDER, epoch).permutation(examples)
     yield from (order[step * size : (step + 1) * size] for step in range(steps))
 
 

@@ -10,6 +10,7 @@ from chexworld_ray.evaluation.augment import centre_view
 from chexworld_ray.evaluation.examples import Examples, Problem
 from chexworld_ray.evaluation.features import embed
 from chexworld_ray.evaluation.linear import linear_head
+from chexworld_ray.hashing import Purpose, generator
 from chexworld_ray.models.backbone import Backbone
 
 MOST = 5_000
@@ -25,7 +26,7 @@ def probe_head(backbone: Backbone, problem: Problem, seed: int, device: torch.de
     Raises:
         ArithmeticError: a probe's solver does not converge.
     """
-    drawn = np.sort(np.random.default_rng([seed, 4]).permutation(len(problem.train))[:MOST])
+    drawn = np.sort(generator(seed, Purpose.HEAD_IMAGES).permutation(len(problem.train))[:MOST])
     train, truth_NC = problem.train.take(drawn), problem.truth_NC[drawn]
     train_ND, val_VD = (_features(backbone, part, device) for part in (train, problem.val))
     weight_CD, bias_C = np.zeros((truth_NC.shape[1], backbone.width)), np.zeros(truth_NC.shape[1])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from chexworld_ray.config import ModelSettings, ObjectiveSettings
+from chexworld_ray.hashing import Purpose
 from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.models.predictor import Predictor, QueryTensors
@@ -21,7 +22,7 @@ from chexworld_ray.objectives.queries import Queries, by_view, make_queries, pic
 from chexworld_ray.objectives.sigreg import SLICES, sigreg
 from chexworld_ray.objectives.tasks import TASKS
 from chexworld_ray.views.batch import WorldModelBatch
-from chexworld_ray.views.random import Purpose, normal
+from chexworld_ray.views.random import normal
 
 
 class Losses(NamedTuple):

@@ -10,7 +10,7 @@ from chexworld_ray.config import Science
 from chexworld_ray.reports.figures import to_png
 from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.shards.manifest import Manifest
-from chexworld_ray.shards.plan import make_plan
+from chexworld_ray.shards.plan import VERSION, make_plan
 from chexworld_ray.shards.reader import read_window
 from chexworld_ray.views.batch import CropBatch, WorldModelBatch, crop_image, make_batch
 
@@ -27,9 +27,9 @@ COLUMNS = (
 )
 
 
-def views_picture(manifest: Manifest, science: Science, count: int = 4) -> bytes:
-    """PNG: the first `count` images of the plan, with everything that is drawn for them."""
-    plan = make_plan([manifest], science.splits, science.projections, science.seed)
+def views_picture(manifest: Manifest, science: Science, version: int = VERSION, count: int = 4) -> bytes:
+    """PNG: the first `count` images of the plan (of a version), with everything that is drawn for them."""
+    plan = make_plan([manifest], science.splits, science.projections, science.seed, version)
     window = next(plan.windows(0, 1))
     rows = read_window(plan, window, 0, min(count, window.rows), plan.rows, 0)
     images = rows["image"].to_pylist()

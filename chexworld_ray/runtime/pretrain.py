@@ -1,6 +1,7 @@
 """Ray Train wiring of a run: the driver starts workers between a least and a most number, and shows progress."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -40,10 +41,13 @@ def pretrain(
     """
     require(settings.runtime.tracker)
     manifests = [load_manifest(url) for url in data]
-    science = settings.science
-    plan = make_plan(manifests, science.splits, science.projections, science.seed)
-    total = science.total_batches(plan.rows) * science.global_batch
     root = storage.place(storage_url) / name
+    before = run.begun(root, resume_from)
+    version = run.SCHEMA_VERSION if before is None else before.version
+    science = settings.science if before is None else before.meaning(settings.science)
+    settings = replace(settings, science=science)
+    plan = make_plan(manifests, science.splits, science.projections, science.seed, run.PLANS[version])
+    total = science.total_batches(plan.rows) * science.global_batch
     # a tracker may keep its artifacts in a cloud
     connect(*data, storage_url, science.init, resume_from, clouds=settings.runtime.tracker is not None)
     placement = place_workers(settings.runtime)
@@ -55,7 +59,7 @@ def pretrain(
         _refuse_lost(root, listed)
         _remove_orphans(root, listed)
         release(root)
-        record = run.open_or_create(root, settings, manifests, plan.rows)
+        record = run.open_or_create(root, settings, manifests, plan.rows, version)
         for note in placement.notes:
             say(note)
         say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")

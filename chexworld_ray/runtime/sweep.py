@@ -103,4 +103,5 @@ def _ended(where: str, name: str, settings: RunSettings) -> bool:
     if not storage.exists(root / run.CONFIG):
         return False
     found: Run = run.load(root)
-    return found.science == settings.science and any(stored.position >= found.total for stored in run.checkpoints(root))
+    ended = any(stored.position >= found.total for stored in run.checkpoints(root))
+    return ended and found.science == found.meaning(settings.science)

@@ -13,10 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from chexworld_ray.errors import UserError
-from chexworld_ray.hashing import permutation
+from chexworld_ray.hashing import Purpose, permutation
 from chexworld_ray.shards.manifest import Manifest
 
-_GROUPS, _ROWS = 1, 2  # purposes of the two permutations
+VERSION = 2
+_STREAMS = {1: (1, 2), VERSION: (Purpose.PLAN_GROUPS, Purpose.PLAN_ROWS)}
+"""Purposes of the two permutations, by version of the plan: those of the first were also of crops and jitter."""
 WINDOW_GROUPS = 4
 
 
@@ -48,6 +50,13 @@ class Plan:
     seed: int
     image_bytes: int
     """Mean size of an image in its file, over all that are selected."""
+    version: int = VERSION
+    """Of how it is drawn: that of the program which began the run."""
+
+    def __post_init__(self) -> None:
+        if self.version not in _STREAMS:
+            known = ", ".join(map(str, _STREAMS))
+            raise UserError(f"plan version {self.version}: this program knows {known}; a newer one began this run")
 
     @cached_property
     def rows(self) -> int:
@@ -56,13 +65,14 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Changes when files, row groups or seed do."""
+        """Changes when files, row groups, seed or version do."""
         text = repr([(group.url.rsplit("/", 1)[-1], group.index, group.rows) for group in self.groups]) + str(self.seed)
+        text += f" version {self.version}" if self.version > 1 else ""  # the first had none
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def epoch_windows(self, epoch: int) -> list[Window]:
         """All windows of an epoch, in order."""
-        order = permutation(len(self.groups), self.seed, epoch, _GROUPS)
+        order = permutation(len(self.groups), self.seed, epoch, _STREAMS[self.version][0])
         windows, start = [], epoch * self.rows
         for number, first in enumerate(range(0, len(order), WINDOW_GROUPS)):
             groups = tuple(int(group) for group in order[first : first + WINDOW_GROUPS])
@@ -80,7 +90,7 @@ class Plan:
 
     def window_order(self, window: Window) -> np.ndarray:
         """Order of a window's rows (int64): element i is the row, counted through its groups, at start + i."""
-        return permutation(window.rows, self.seed, window.epoch, _ROWS, window.number)
+        return permutation(window.rows, self.seed, window.epoch, _STREAMS[self.version][1], window.number)
 
     def locate(self, start: int, stop: int) -> list[tuple[int, int]]:
         """(group, row in the group) at each position of [start, stop): the definition that streams are held to."""
@@ -93,11 +103,17 @@ class Plan:
         return places
 
 
-def make_plan(manifests: Sequence[Manifest], splits: tuple[str, ...], projections: tuple[str, ...], seed: int) -> Plan:
+def make_plan(
+    manifests: Sequence[Manifest],
+    splits: tuple[str, ...],
+    projections: tuple[str, ...],
+    seed: int,
+    version: int = VERSION,
+) -> Plan:
     """One plan over the selected files of one or several data sets.
 
     Raises:
-        UserError: nothing is selected.
+        UserError: nothing is selected, or the version is not known.
     """
     selected = [
         (manifest.root / file.path, file) for manifest in manifests for file in manifest.select(splits, projections)
@@ -111,7 +127,7 @@ def make_plan(manifests: Sequence[Manifest], splits: tuple[str, ...], projection
             f"no images with splits {','.join(splits)} and views {','.join(projections)}; there are {', '.join(found)}"
         )
     files = [file for _, file in selected]
-    return Plan(groups, seed, -(-sum(file.bytes for file in files) // sum(file.rows for file in files)))
+    return Plan(groups, seed, -(-sum(file.bytes for file in files) // sum(file.rows for file in files)), version)
 
 
 def share_size(global_batch: int, workers: int) -> int:

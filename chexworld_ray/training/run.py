@@ -4,20 +4,24 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from chexworld_ray.config import RunSettings, Science, difference, from_dict, to_dict
+from chexworld_ray.config import RunSettings, Science, ViewSettings, difference, from_dict, to_dict
 from chexworld_ray.errors import UserError
+from chexworld_ray.shards import plan
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import Place, StorageError, children, exists, fetch, place, read_json, write_json
 from chexworld_ray.training.checkpoint_files import FILES, MANIFEST, damage, position_of
 from chexworld_ray.trust import data_version
 
 CONFIG = "config.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+PLANS = {1: 1, SCHEMA_VERSION: plan.VERSION}
+"""Versions of the record that are read, and of the plan that their runs follow. In the first, blur was told in pixels
+of the view, whatever its side."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,17 @@ class Run:
     """Time and runtime settings of each start."""
     rows: int
     """Images of an epoch."""
+    version: int
+    """Of its record: what settings mean in it, and the order of its images."""
+
+    @property
+    def plan(self) -> int:
+        """Version of the plan that it follows."""
+        return PLANS[self.version]
+
+    def meaning(self, science: Science) -> Science:
+        """What settings that a user names today mean in this run: what its version did not know stays as it was."""
+        return _as_first(science) if self.version == 1 else science
 
     @property
     def total(self) -> int:
@@ -49,24 +64,38 @@ class StoredCheckpoint:
     position: int
 
 
-def open_or_create(root: Place, settings: RunSettings, manifests: list[Manifest], rows: int) -> Run:
-    """Continue the run that stands at `root`, or make its record.
+def begun(root: Place, resume_from: str | None) -> Run | None:
+    """The run whose meaning of settings and whose order of images one at `root` has to keep: itself, or the one that it
+    goes on from; None where it begins.
+
+    Raises:
+        UserError: there is no run to go on from, or a record is damaged.
+    """
+    if exists(root / CONFIG):
+        return load(root)
+    return None if resume_from is None else _owner(resume_from)
+
+
+def open_or_create(
+    root: Place, settings: RunSettings, manifests: list[Manifest], rows: int, version: int = SCHEMA_VERSION
+) -> Run:
+    """Continue the run that stands at `root`, or make its record, of that version.
 
     Raises:
         UserError: the name is taken by a run with other science or data; the difference is told.
     """
     data = [{"url": m.url, "version": m.data_version, "rows": m.rows} for m in manifests]
-    record = record_of(settings.science, _pixels(manifests)) | {"data": data, "rows": rows}
+    record = record_of(settings.science, _pixels(manifests), version) | {"data": data, "rows": rows}
     file = root / CONFIG
     if exists(file):
-        there, old = load(root), read_json(file)
-        changes, used = _changes(old, record)
+        there = load(root)
+        changes, used = _changes(there, settings.science, manifests)
         if changes:
             raise UserError(
                 f"{root.url} is a run with other settings ({changes}); choose another --name, or the old settings"
                 + (f" and data ({used})" if used else "")
             )
-        record["starts"] = there.starts
+        record |= {"schema_version": there.version, "science": to_dict(there.science), "starts": there.starts}
     record["starts"].append({"time": time.time(), "runtime": to_dict(settings.runtime)})
     write_json(file, record)
     return load(root)
@@ -78,31 +107,39 @@ def compatible(url: str, science: Science, manifests: list[Manifest]) -> str:
     Raises:
         UserError: there is none, or its settings or data are others.
     """
-    root = place(url)
-    record = record_of(science, (0.0, 1.0)) | {"data": [{"version": m.data_version} for m in manifests]}
-    theirs = load(root if position_of(root.name) is None else root.parent)
-    changes, _ = _changes(read_json(theirs.root / CONFIG), record)
+    changes, _ = _changes(_owner(url), science, manifests)
     if changes:
         raise UserError(f"--resume-from {url}: other settings ({changes}); --init takes only its weights")
-    if not checkpoints_at(root.url):
+    if not checkpoints_at(url):
         raise UserError(f"--resume-from {url}: no checkpoint there")
-    return root.url
+    return place(url).url
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
+def _owner(url: str) -> Run:
+    """The run at `url`, or that of the checkpoint there."""
+    root = place(url)
+    return load(root if position_of(root.name) is None else root.parent)
+
+
+def _changes(there: Run, science: Science, manifests: list[Manifest]) -> tuple[str, str]:
     """What differs in science and data's versions; the old data's addresses, where these differ."""
-    mine, theirs = (
-        {"science": _plain(one.get("science", {})), "data": [entry["version"] for entry in one.get("data", [])]}
-        for one in (new, old)
-    )
-    used = ", ".join(entry["url"] for entry in old.get("data", []))
+    theirs = {"science": to_dict(there.science), "data": [entry["version"] for entry in there.data]}
+    mine = {"science": to_dict(there.meaning(science)), "data": [m.data_version for m in manifests]}
+    used = ", ".join(entry["url"] for entry in there.data)
     return "; ".join(difference(theirs, mine)), used if mine["data"] != theirs["data"] else ""
 
 
-def record_of(science: Science, pixels: tuple[float, float]) -> dict[str, Any]:
+def _as_first(science: Science) -> Science:
+    """As a record of version 1 is meant, which knows no `blur_side`: blur is told in pixels of the view."""
+    if science.views.blur_side != ViewSettings().blur_side:
+        return science
+    return replace(science, views=replace(science.views, blur_side=science.model.image_size))
+
+
+def record_of(science: Science, pixels: tuple[float, float], version: int = SCHEMA_VERSION) -> dict[str, Any]:
     """config.json of a run that has seen no data and has not been started."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": version,
         "science": to_dict(science),
         "data": [],
         "rows": 0,
@@ -121,10 +158,10 @@ def load(root: Place) -> Run:
     if not exists(file):
         raise UserError(f"{root.url}: no run there (no {CONFIG})")
     record = read_json(file)
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(
-            f"{file.url}: schema version {record.get('schema_version')!r}, this program reads {SCHEMA_VERSION}"
-        )
+    version = record.get("schema_version")
+    if type(version) is not int or version not in PLANS:
+        known = " and ".join(map(str, PLANS))
+        raise UserError(f"{file.url}: schema version {version!r}, this program reads {known}")
     read = from_dict(_Record, record, file.url)
     for entry in read.data:
         data_version(entry.version, file.url)
@@ -132,7 +169,8 @@ def load(root: Place) -> Run:
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0 and read.rows >= 0):
         raise UserError(f"{file.url}: damaged run record (pixels {read.pixels}, rows {read.rows})")
     data = [asdict(entry) for entry in read.data]
-    return Run(root, read.science, data, read.pixels, [asdict(start) for start in read.starts], read.rows)
+    science = _as_first(read.science) if version == 1 else read.science
+    return Run(root, science, data, read.pixels, [asdict(start) for start in read.starts], read.rows, version)
 
 
 @dataclass(frozen=True)
@@ -240,10 +278,3 @@ def _pixels(manifests: list[Manifest]) -> tuple[float, float]:
     mean = sum(m.grey_mean * m.rows for m in manifests) / rows
     square = sum((m.grey_std**2 + m.grey_mean**2) * m.rows for m in manifests) / rows
     return mean, max(square - mean * mean, 1e-12) ** 0.5
-
-
-def _plain(record: Any) -> Any:
-    """What JSON would make of it: tuples become lists."""
-    if isinstance(record, dict):
-        return {key: _plain(value) for key, value in record.items()}
-    return [_plain(value) for value in record] if isinstance(record, list | tuple) else record

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chexworld_ray.config import Range, ViewSettings
-from chexworld_ray.views.random import Purpose, normal, uniform
+from chexworld_ray.hashing import Purpose
+from chexworld_ray.views.random import normal, uniform
 
 ACTION_NAMES = ("brightness", "contrast", "gamma", "blur", "noise")
 ACTION_SIZE = len(ACTION_NAMES)
@@ -71,14 +72,18 @@ def blur(images_BHW: Tensor, sigma_B: Tensor, largest: float) -> Tensor:
     return F.conv2d(rows, kernel_BK[:, None, None, :], groups=count)[0]
 
 
-def apply_actions(images_BHW: Tensor, actions_BA: Tensor, noise_BHW: Tensor | None, largest_blur: float) -> Tensor:
-    """T(y; a): the seen images from clean ones in [0, 1]; the identity action returns its input."""
+def apply_actions(images_BHW: Tensor, actions_BA: Tensor, noise_BHW: Tensor | None, settings: ViewSettings) -> Tensor:
+    """T(y; a): the seen images from clean ones in [0, 1]; the identity action returns its input.
+
+    The action's blur is in pixels of a view of `blur_side`; in one of another side it is as large a part of it.
+    """
     brightness, contrast, gamma, sigma, noise = actions_BA.unbind(dim=1)
     images = apply_tone(images_BHW, brightness, contrast)
     exponent_B11 = gamma[:, None, None]
     images = torch.where(exponent_B11 == 1.0, images, images**exponent_B11)
-    if largest_blur > 0:
-        images = _blur_some(images, sigma, largest_blur)
+    if settings.blur_probability > 0 and settings.blur_radius[1] > 0:
+        scale = images.shape[-1] / settings.blur_side
+        images = _blur_some(images, sigma * scale, settings.blur_radius[1] * scale)
     if noise_BHW is not None:
         images = (images + noise_BHW * noise[:, None, None]).clamp_(0.0, 1.0)
     return images
@@ -109,6 +114,5 @@ def make_views(
     noise = None
     if settings.noise_sigma[1] > 0:
         noise = normal(seed, positions_B, Purpose.NOISE, views, height, width).reshape(-1, height, width)
-    largest = settings.blur_radius[1] if settings.blur_probability > 0 else 0.0
-    seen = apply_actions(clean, actions_BVA.reshape(-1, ACTION_SIZE), noise, largest)
+    seen = apply_actions(clean, actions_BVA.reshape(-1, ACTION_SIZE), noise, settings)
     return clean.view_as(crops_BVHW), seen.view_as(crops_BVHW), actions_BVA

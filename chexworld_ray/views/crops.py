@@ -9,33 +9,34 @@ import cv2
 import numpy as np
 
 from chexworld_ray.config import ViewSettings
-from chexworld_ray.hashing import uniform
+from chexworld_ray.hashing import Purpose, uniform
 
-PURPOSE = 1  # views.random.Purpose.CROP, which this file can't import without torch
 ATTEMPTS = 10
 _CORNERS = 4  # draws: rows of both corners, then columns
 _OWN_SIZE = np.arange(_CORNERS + 2 * ATTEMPTS, _CORNERS + 4 * ATTEMPTS)
 _MORE_CORNERS = np.arange(_OWN_SIZE[-1] + 1, _OWN_SIZE[-1] + 1 + 32 * _CORNERS)
 
 
-def crop_boxes(height: int, width: int, settings: ViewSettings, seed: int, position: int) -> np.ndarray:
+def crop_boxes(
+    height: int, width: int, settings: ViewSettings, seed: int, position: int, purpose: Purpose = Purpose.CROP
+) -> np.ndarray:
     """Boxes of the two crops, int32 2x4: top, left, height, width in pixels of the image.
 
     Scale and ratio are drawn as torchvision's RandomResizedCrop draws them; if nothing fits in ten attempts,
     the largest centred crop with an allowed ratio is taken. Corners are drawn anew until the overlap lies in its
     range; if it never does, the draw that comes nearest is taken.
     """
-    draws = uniform(seed, position, PURPOSE, np.arange(_CORNERS + 2 * ATTEMPTS)).astype(np.float64)
+    draws = uniform(seed, position, purpose, np.arange(_CORNERS + 2 * ATTEMPTS)).astype(np.float64)
     first = _crop_size(height, width, settings, draws[_CORNERS:])
     second = first
     if settings.crop_sizes == "own":
-        second = _crop_size(height, width, settings, uniform(seed, position, PURPOSE, _OWN_SIZE).astype(np.float64))
+        second = _crop_size(height, width, settings, uniform(seed, position, purpose, _OWN_SIZE).astype(np.float64))
     sizes_22 = np.array([first, second])
     boxes_24 = _boxes(draws[None, :_CORNERS], sizes_22, height, width)[0]
     low, high = settings.crop_overlap
     if low <= overlap(boxes_24) <= high:
         return boxes_24
-    again = uniform(seed, position, PURPOSE, _MORE_CORNERS).astype(np.float64)
+    again = uniform(seed, position, purpose, _MORE_CORNERS).astype(np.float64)
     boxes_C24 = _boxes(again.reshape(-1, _CORNERS), sizes_22, height, width)
     covered_C = overlap(boxes_C24)
     misses_C = np.maximum(low - covered_C, covered_C - high).clip(min=0.0)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from chexworld_ray.config import MaskSettings
-from chexworld_ray.views.random import Purpose, uniform
+from chexworld_ray.hashing import Purpose
+from chexworld_ray.views.random import uniform
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,11 @@ on CPU and GPU.
 """
 
 import math
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from chexworld_ray.hashing import INCREMENT, MULTIPLIER_1, MULTIPLIER_2
-
-
-class Purpose(IntEnum):
-    """What a draw is for; each has a stream of its own."""
-
-    CROP = 1
-    JITTER = 2
-    ACTION = 3
-    NOISE = 4
-    BLOCKS = 5
-    TOKEN_CHOICE = 6
-    FLIP = 7
-    SIGREG = 8
+from chexworld_ray.hashing import INCREMENT, MULTIPLIER_1, MULTIPLIER_2, Purpose
 
 
 def _signed(value: int) -> int:

@@ -7,7 +7,7 @@ import torch
 from golden.inputs import SCIENCE, VIEWS, Group, boxes, crop_batch, matrix
 
 from chexworld_ray.config import MaskSettings, OptimSettings, Science, ViewSettings
-from chexworld_ray.hashing import hash_integers
+from chexworld_ray.hashing import Purpose, hash_integers
 from chexworld_ray.metrics.knn import knn_scores
 from chexworld_ray.metrics.rankme import rankme
 from chexworld_ray.models.positions import sincos
@@ -17,7 +17,7 @@ from chexworld_ray.training.schedules import ema_momentum, learning_rate
 from chexworld_ray.views.actions import make_views, sample_actions, sample_flips, sample_jitter
 from chexworld_ray.views.crops import crop_boxes, cut
 from chexworld_ray.views.masks import Masks, sample_masks
-from chexworld_ray.views.random import Purpose, normal
+from chexworld_ray.views.random import normal
 from chexworld_ray.views.relative import relative_positions
 
 SEED = SCIENCE.seed
@@ -26,20 +26,20 @@ ROW_GROUPS = (5, 3, 4, 6, 2, 5, 1, 2)  # two windows an epoch of 28 images
 
 def plan_numbers() -> Group:
     """Images are counted through the row groups."""
-    plan = Plan(tuple(RowGroup("part.parquet", at, rows) for at, rows in enumerate(ROW_GROUPS)), SEED, 8_000)
+    groups = tuple(RowGroup("part.parquet", at, rows) for at, rows in enumerate(ROW_GROUPS))
     first = np.cumsum((0, *ROW_GROUPS))
-
-    def images(start: int, stop: int) -> list[int]:
-        return [int(first[group]) + row for group, row in plan.locate(start, stop)]
-
     ranks = [expected_positions(20, 4, 3, rank, 1).tolist() for rank in range(3)]
-    return {
+    found: Group = {
         "hash of (7, 1, 2, 3)": [int(hash_integers(7, 1, 2, 3))],
-        "digest": [plan.digest],
-        "images at positions 0 to 60": images(0, 60),
-        "images at positions 101 to 113": images(101, 113),
         "positions of 3 workers": [at for rank in ranks for at in rank],
     }
+    for version in (1, 2):
+        plan = Plan(groups, SEED, 8_000, version)
+        found[f"version {version}: digest"] = [plan.digest]
+        for start, stop in ((0, 60), (101, 113)):
+            images = [int(first[group]) + row for group, row in plan.locate(start, stop)]
+            found[f"version {version}: images at positions {start} to {stop}"] = images
+    return found
 
 
 def crop_numbers() -> Group:
@@ -87,6 +87,10 @@ def draw_numbers() -> Group:
         "noise": normal(SEED, many, Purpose.NOISE, 1).flatten().tolist(),
     }
     plain = ViewSettings()
+    side = make_views(crops, positions, replace(VIEWS, blur_side=plain.blur_side, noise_sigma=(0.0, 0.0)), SEED)[1]
+    found["seen views under the default side of blur, no noise, standard deviations"] = (
+        side.std(dim=(2, 3)).flatten().tolist()
+    )
     found["default chances of mirror, tone, blur, jitter; noise"] = [
         plain.flip_probability,
         plain.tone_probability,

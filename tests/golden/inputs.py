@@ -25,8 +25,8 @@ SIZE, PATCH = 32, 8
 MODEL = ModelSettings(
     image_size=SIZE, patch_size=PATCH, width=32, depth=2, heads=2, predictor_width=16, predictor_depth=2
 )
-VIEWS = ViewSettings(flip_probability=0.5, blur_probability=0.5, noise_sigma=(0.02, 0.1))
-"""The defaults, but all that can be drawn is drawn often enough to be seen in a few images."""
+VIEWS = ViewSettings(flip_probability=0.5, blur_probability=0.5, blur_side=SIZE, noise_sigma=(0.02, 0.1))
+"""The defaults, but all that can be drawn is drawn often, and blurred enough, to be seen in a few small images."""
 SCIENCE = Science(
     model=MODEL,
     views=VIEWS,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from chexworld_ray.config import MaskSettings, ModelSettings, ObjectiveSettings, Science, ViewSettings
+from chexworld_ray.hashing import Purpose
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.models.predictor import QueryTensors
@@ -16,7 +17,7 @@ from chexworld_ray.objectives.tasks import TASKS
 from chexworld_ray.objectives.world_model import WorldModel, normalised_targets
 from chexworld_ray.views.actions import IDENTITY
 from chexworld_ray.views.batch import CropBatch, WorldModelBatch, make_batch
-from chexworld_ray.views.random import Purpose, uniform
+from chexworld_ray.views.random import uniform
 
 MODEL = ModelSettings(image_size=64, patch_size=16, width=48, depth=2, heads=3, predictor_width=24, predictor_depth=2)
 MASKS = MaskSettings(context_tokens=7, target_tokens=8)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chexworld_ray import hashing, recipes
 from chexworld_ray.config import MaskSettings, ViewSettings
+from chexworld_ray.hashing import Purpose
 from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.shards.decode import DamagedImage, encode_grey_jpeg
 from chexworld_ray.shards.manifest import Manifest
@@ -20,7 +21,7 @@ from chexworld_ray.views import actions, crops
 from chexworld_ray.views.actions import IDENTITY, apply_actions, make_views, sample_actions, sample_flips
 from chexworld_ray.views.batch import crop_image, crop_share, make_batch, micro_batches
 from chexworld_ray.views.masks import sample_masks
-from chexworld_ray.views.random import Purpose, normal, uniform
+from chexworld_ray.views.random import normal, uniform
 from chexworld_ray.views.relative import relative_positions
 
 positions = st.lists(st.integers(0, 2**60), min_size=1, max_size=5)
@@ -42,10 +43,6 @@ def test_draws_look_uniform_and_independent() -> None:
     samples = normal(0, torch.arange(5000), Purpose.NOISE, 4)
     assert abs(float(samples.mean())) < 0.03
     assert abs(float(samples.std()) - 1) < 0.03
-
-
-def test_crop_purpose_is_the_same_number() -> None:
-    assert int(Purpose.CROP) == crops.PURPOSE
 
 
 @given(st.integers(64, 600), st.integers(64, 600), st.integers(0, 2**50))
@@ -115,7 +112,7 @@ def test_a_mirrored_view_is_the_mirror_of_the_plain_one(phantom_set: Manifest) -
 
 def test_identity_action_returns_its_input() -> None:
     images = torch.rand(3, 40, 40)
-    out = apply_actions(images, torch.tensor(IDENTITY).expand(3, 5), torch.randn(3, 40, 40), 2.0)
+    out = apply_actions(images, torch.tensor(IDENTITY).expand(3, 5), torch.randn(3, 40, 40), ViewSettings())
     assert torch.equal(out, images)
 
 
@@ -124,13 +121,40 @@ def test_actions_do_what_their_names_say() -> None:
 
     def act(**values: float) -> torch.Tensor:
         action = [values.get(name, neutral) for name, neutral in zip(actions.ACTION_NAMES, IDENTITY, strict=True)]
-        return apply_actions(images, torch.tensor([action]), torch.randn(1, 64, 64), 2.0)
+        return apply_actions(images, torch.tensor([action]), torch.randn(1, 64, 64), ViewSettings(blur_side=64))
 
     assert act(brightness=1.2).mean() > images.mean()
     assert act(contrast=0.7).std() < images.std()
     assert act(gamma=2.0).mean() < images.mean()
     assert act(blur=1.5).std() < 0.7 * images.std()
     assert abs(float((act(noise=0.05) - images).std()) - 0.05) < 0.01
+
+
+def edge_width(side: int, blurred: float, settings: ViewSettings) -> float:
+    """Standard deviation (parts of the side) of what an action's blur makes of an edge down the middle of a view."""
+    image = torch.zeros(1, side, side)
+    image[:, :, side // 2 :] = 1.0
+    acted = apply_actions(image, torch.tensor([[1.0, 1.0, 1.0, blurred, 0.0]]), None, settings)
+    slope = acted[0, side // 2].diff().double()
+    places = torch.arange(side - 1) / side
+    middle = (slope * places).sum()
+    return float(((places - middle) ** 2 * slope).sum().sqrt())
+
+
+@pytest.mark.parametrize("side", [96, 128, 224, 448])
+def test_blur_is_the_same_part_of_a_view_whatever_its_side(side: int) -> None:
+    """The published 2 pixels of 224."""
+    assert edge_width(side, 2.0, ViewSettings()) == pytest.approx(2.0 / 224, rel=0.03)
+    told = make_views(torch.zeros(64, 2, side, side, dtype=torch.uint8), torch.arange(64), ViewSettings(), 0)[2]
+    same = make_views(torch.zeros(64, 2, 32, 32, dtype=torch.uint8), torch.arange(64), ViewSettings(), 0)[2]
+    assert torch.equal(told, same), "the predictor is told the same of every side"
+
+
+def test_blur_in_pixels_of_the_view_as_old_runs_have_it() -> None:
+    assert edge_width(96, 2.0, ViewSettings(blur_side=96)) == pytest.approx(2.0 / 96, rel=0.03)
+    image = torch.rand(1, 96, 96)
+    acted = apply_actions(image.clone(), torch.tensor([[1.0, 1.0, 1.0, 1.3, 0.0]]), None, ViewSettings(blur_side=96))
+    assert torch.equal(acted, actions.blur(image, torch.tensor([1.3]), 2.0)), "to the last bit"
 
 
 def test_action_ranges_and_probabilities() -> None:
