@@ -19,7 +19,15 @@ from chexworld_ray.storage import place, write_bytes, write_json
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.run import Run, open_or_create
 
-RECORD = {"loss": 0.4, "rankme": 9.0, "images_per_second": 30.0, "wait_fraction": 0.25, "workers": 2, "memory_gib": 1.5}
+RECORD = {
+    "loss": 0.4,
+    "rankme": 9.0,
+    "images_per_second": 30.0,
+    "wait_fraction": 0.25,
+    "workers": 2,
+    "memory_gib": 1.5,
+    "version": 2,
+}
 
 
 def trained(root: Path, science: Science, data: Manifest) -> Run:

@@ -35,7 +35,7 @@ def capacity(
         values = np.linalg.svd(centred.astype(np.float64), compute_uv=False) ** 2
         shares = values / max(values.sum(), 1e-12)
         dimensions = int(np.searchsorted(np.cumsum(shares), 0.9)) + 1
-        rank = rankme(torch.from_numpy(centred))
+        rank = rankme(torch.from_numpy(one.test_ND))
         rows.append([one.of, f"{rank:.1f}", f"{dimensions}", f"{shares[0]:.3f}", _source(one, train, test)])
         curves[one.of] = shares.tolist()
     names = sorted(set(test[0]))

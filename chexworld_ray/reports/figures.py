@@ -21,8 +21,10 @@ GAP, GAP_MINUTES = 10.0, 0.1  # times the usual distance of two records, and at 
 
 CURVES = (
     ("loss", ("loss", "loss_local", "loss_global", "loss_domain", "loss_visible")),
-    ("RankMe", ("rankme", "rankme_prediction")),
-    ("standard deviation", ("target_std", "prediction_std")),
+    ("RankMe of centred features", ("rankme", "rankme_prediction")),
+    ("RankMe, not centred (older program)", ("rankme_not_centred", "rankme_prediction_not_centred")),
+    ("standard deviation over images", ("target_std", "prediction_std")),
+    ("standard deviation over tokens (older program)", ("target_std_of_tokens", "prediction_std_of_tokens")),
     ("gradient norm", ("grad_norm",)),
     ("online kNN probe on val, AUROC", ("probe_knn",)),
     ("steps skipped", ("skipped_fraction",)),
@@ -35,8 +37,10 @@ CURVES = (
 
 COMPARED_CURVES = (
     ("loss", "loss"),
-    ("RankMe of target features", "rankme"),
-    ("standard deviation of target features", "target_std"),
+    ("RankMe of target features, centred", "rankme"),
+    ("RankMe, not centred (older program)", "rankme_not_centred"),
+    ("standard deviation of target features over images", "target_std"),
+    ("the same over tokens (older program)", "target_std_of_tokens"),
     ("gradient norm", "grad_norm"),
     ("online kNN probe on val, AUROC", "probe_knn"),
     ("images/s", "images_per_second"),

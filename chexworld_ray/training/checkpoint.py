@@ -19,8 +19,9 @@ from chexworld_ray.models.tensors import read_pickled, read_safetensors
 from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.objectives.world_model import WorldModel
 from chexworld_ray.storage import Place, place, read_json, write_bytes, write_json
-from chexworld_ray.training.checkpoint_files import ENCODER, MANIFEST, OPTIMIZER, PREDICTOR, STATE, TARGET
+from chexworld_ray.training.checkpoint_files import ENCODER, MANIFEST, OPTIMIZER, PREDICTOR, RECENT, STATE, TARGET
 from chexworld_ray.training.parallel import load_whole, load_whole_optimizer, whole_optimizer, whole_state
+from chexworld_ray.training.recent import Recent, recent_of
 from chexworld_ray.training.state import TrainState
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
@@ -49,13 +50,15 @@ class Snapshot(NamedTuple):
     pixels: tuple[float, float]
     record: dict[str, Any]
     """state.json; `position` is always in it."""
+    recent: dict[str, Tensor] | None = None
+    """What the monitors remember; None where nothing was trained."""
 
 
 def snapshot(state: TrainState, model: ModelSettings, pixels: tuple[float, float], facts: dict[str, Any]) -> Snapshot:
     """Copy a state; `facts` (plan digest, …) go into state.json. Where it is sharded every worker must call."""
     weights, optimizer = weights_of(state.model, state.target), whole_optimizer(state.optimizer)
     record = {"position": state.position, "total": state.total, "skipped_steps": int(state.skipped)} | facts
-    return Snapshot(weights, optimizer, model, pixels, record)
+    return Snapshot(weights, optimizer, model, pixels, record, state.recent.tensors())
 
 
 def write(copy: Snapshot, root: Place) -> None:
@@ -81,6 +84,8 @@ def _files(copy: Snapshot) -> Iterator[tuple[str, bytes]]:
         buffer = io.BytesIO()
         torch.save(copy.optimizer, buffer)
         yield OPTIMIZER, buffer.getvalue()
+    if copy.recent:
+        yield RECENT, save(copy.recent)
     yield STATE, json.dumps(copy.record, indent=1).encode()
 
 
@@ -101,10 +106,23 @@ def load(state: TrainState, folder: Path) -> dict[str, Any]:
         load_whole_optimizer(state.optimizer, optimizer)
     except (LookupError, TypeError, ValueError, AttributeError):  # not RuntimeError: that may be a lost worker
         _check_fit(OPTIMIZER, False)
+    state.recent = _read_recent(state, folder)
     record = _read_facts(folder)
     state.position = record["position"]
     state.skipped = torch.tensor(float(record["skipped_steps"]), device=state.device)
     return record
+
+
+def _read_recent(state: TrainState, folder: Path) -> Recent:
+    """Empty where an older program wrote the checkpoint: its curves begin anew there."""
+    if not (folder / RECENT).exists():
+        return Recent()
+    tensors = read_safetensors(folder / RECENT, f"{RECENT} of the checkpoint")
+    width, sums = state.model.encoder.vit.embed_dim, len(state.model.parts) + 4
+    recent = recent_of(tensors, width, sums, state.device)
+    _check_fit(RECENT, recent is not None)
+    assert recent is not None
+    return recent
 
 
 def _check_fit(name: str, fits: bool) -> None:

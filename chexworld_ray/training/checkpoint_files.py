@@ -2,6 +2,7 @@
 
 encoder.safetensors, target.safetensors   timm's keys; the header carries model settings and pixel statistics
 predictor.safetensors, optimizer.pt       what is needed to go on
+recent.safetensors                        what the monitors remember; not in checkpoints of older programs
 state.json                                position and what the run was
 MANIFEST.json                             size and sha256 of each of the others
 """
@@ -13,8 +14,8 @@ from pathlib import Path
 
 MANIFEST = "MANIFEST.json"
 ENCODER, TARGET, PREDICTOR = "encoder.safetensors", "target.safetensors", "predictor.safetensors"
-OPTIMIZER, STATE = "optimizer.pt", "state.json"
-FILES = (ENCODER, TARGET, PREDICTOR, OPTIMIZER, STATE)
+OPTIMIZER, RECENT, STATE = "optimizer.pt", "recent.safetensors", "state.json"
+FILES = (ENCODER, TARGET, PREDICTOR, OPTIMIZER, RECENT, STATE)
 PREFIX = "checkpoint_"
 
 

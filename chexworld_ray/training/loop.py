@@ -46,7 +46,7 @@ def train(
     Raises:
         UserError: `max_skipped_in_row` steps in a row were not finite (noticed at the logging cadence).
     """
-    monitor, probe = Monitor(state.model.parts), callbacks.probe
+    monitor, probe = Monitor(state.model.parts, state.recent, science.global_batch), callbacks.probe
     while state.position < state.total:
         began = time.perf_counter()
         share = next(shares)
@@ -67,6 +67,7 @@ def train(
         urgent = not ends and step % runtime.notice_batches == 0 and callbacks.notice()
         if ends or urgent or state.position // runtime.checkpoint_images > before // runtime.checkpoint_images:
             began = time.perf_counter()
+            monitor.gather()
             callbacks.checkpoint(state, urgent=urgent)
             monitor.saved(time.perf_counter() - began)
     if probe is not None:

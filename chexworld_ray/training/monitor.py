@@ -1,4 +1,10 @@
-"""What tells a healthy run from a collapsed one, read at the logging cadence only."""
+"""What tells a healthy run from a collapsed one, read at the logging cadence only.
+
+Every number is of the global batches, so that it depends neither on micro-batches nor on workers nor on restarts; but
+for those of time, of course.
+
+Legend: S steps, B images of a worker's share, I images, D width.
+"""
 
 import time
 from collections import deque
@@ -10,77 +16,117 @@ from torch import Tensor
 
 from chexworld_ray.metrics.rankme import rankme
 from chexworld_ray.models.device import peak_memory
+from chexworld_ray.training.recent import RANKME_IMAGES, Recent
 from chexworld_ray.training.step import StepReport
 
-RANKME_IMAGES = 512
+VERSION = 2
+"""Of what the names of a record stand for; `training.log` says what an earlier one meant."""
 
 
 class Monitor:
     """Gathers step reports on the device; `read` waits for them and starts the next window."""
 
-    def __init__(self, parts: tuple[str, ...]) -> None:
+    def __init__(self, parts: tuple[str, ...], recent: Recent, global_batch: int) -> None:
         self._names = ("loss", *(f"loss_{part}" for part in parts))
-        self._targets: deque[Tensor] = deque()
-        self._predictions: deque[Tensor] = deque()
-        self._start_window()
-
-    def _start_window(self) -> None:
+        self._recent = recent
+        self._most = -(-RANKME_IMAGES // global_batch) * global_batch
+        self._pending: deque[StepReport] = deque(maxlen=self._most // global_batch)
         self._sums: Tensor | None = None
-        self._last: StepReport | None = None
-        self._skipped: Tensor | float = 0.0
-        self._steps = 0
+        self._start_clock()
+
+    def _start_clock(self) -> None:
         self._wait, self._saving, self._began = 0.0, 0.0, time.perf_counter()
+        self._images = 0.0
 
     def add(self, report: StepReport, waited: float) -> None:
         """One step; `waited` is the time (s) that the step waited for its data."""
-        self._sums = report.sums if self._sums is None else self._sums + report.sums
-        self._last = report
-        self._skipped = self._skipped + report.skipped
-        self._steps += 1
+        counted = torch.stack([report.skipped, torch.ones_like(report.skipped)])
+        sums = torch.cat([report.sums, counted])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._pending.append(report)
         self._wait += waited
-        _keep(self._targets, report.targets_BVND[:, 0].mean(dim=1))
-        _keep(self._predictions, report.predictions_RBTD[0].float().mean(dim=1))
 
     def saved(self, seconds: float) -> None:
         """Time (s) that the steps stood still for a checkpoint."""
         self._saving += seconds
+
+    def gather(self) -> None:
+        """Bring what is remembered up to date with the steps of all workers.
+
+        Every worker must call it at the same step.
+        """
+        if self._sums is None:
+            return
+        sums, together = self._sums, _together()
+        if together:
+            own = sums[-2:].clone()  # every worker counts the same steps
+            dist.all_reduce(sums)
+            sums[-2:] = own
+        self._images += float(sums[-3])
+        recent, known = self._recent, self._recent.since_L
+        recent.since_L = sums if known is None else known + sums
+        newest_2ID = _all_images(list(self._pending), together)
+        kept = [newest_2ID] if recent.features_2ID is None else [recent.features_2ID, newest_2ID]
+        recent.features_2ID = torch.cat(kept, dim=1)[:, -self._most :]
+        self._sums = None
+        self._pending.clear()
 
     def read(self) -> dict[str, Any]:
         """Means over the window and all workers, and the most memory (GiB) that any of them has held so far.
 
         Every worker must call it at the same step.
         """
-        assert self._sums is not None
-        assert self._last is not None
-        sums = self._sums.clone()
-        memory = torch.tensor(peak_memory(sums.device), device=sums.device)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(sums)
+        assert self._pending, "a record is of a step"
+        grad_norm = self._pending[-1].grad_norm
+        self.gather()
+        since_L, features_2ID = self._recent.since_L, self._recent.features_2ID
+        assert since_L is not None
+        assert features_2ID is not None
+        memory = torch.tensor(peak_memory(since_L.device), device=since_L.device)
+        if _together():
             dist.all_reduce(memory, dist.ReduceOp.MAX)
-        total = sums.tolist()
-        seconds = time.perf_counter() - self._began
-        record: dict[str, Any] = {name: total[i] / max(total[-1], 1.0) for i, name in enumerate(self._names)}
-        record["grad_norm"] = float(self._last.grad_norm)
-        record["skipped_fraction"] = float(self._skipped) / self._steps
-        record["target_std"] = _spread(self._last.targets_BVND)
-        record["prediction_std"] = _spread(self._last.predictions_RBTD)
-        record["rankme"] = rankme(torch.cat(list(self._targets)))
-        record["rankme_prediction"] = rankme(torch.cat(list(self._predictions)))
-        record["images_per_second"] = total[-1] / max(seconds, 1e-9)
-        record["wait_fraction"] = self._wait / max(seconds, 1e-9)
-        record["checkpoint_fraction"] = self._saving / max(seconds, 1e-9)
+        *sums, images, skipped, steps = since_L.tolist()
+        record: dict[str, Any] = {
+            name: value / max(images, 1.0) for name, value in zip(self._names, sums, strict=True)
+        }
+        record["grad_norm"] = float(grad_norm)
+        record["skipped_fraction"] = skipped / steps
+        for name, of_ID in zip(("target", "prediction"), features_2ID, strict=True):
+            record[f"{name}_std"] = _spread(of_ID)
+        record["rankme"], record["rankme_prediction"] = (rankme(of_ID) for of_ID in features_2ID)
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        record["images_per_second"] = self._images / seconds
+        record["wait_fraction"] = self._wait / seconds
+        record["checkpoint_fraction"] = self._saving / seconds
         record["memory_gib"] = float(memory)
-        self._start_window()
-        return record
+        self._recent.since_L = None
+        self._start_clock()
+        return record | {"version": VERSION}
 
 
-def _keep(pooled: deque[Tensor], newest_BD: Tensor) -> None:
-    """Add pooled features; only the newest RANKME_IMAGES or so stay."""
-    pooled.append(newest_BD)
-    while sum(map(len, pooled)) - len(pooled[0]) >= RANKME_IMAGES:
-        pooled.popleft()
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _spread(features: Tensor) -> float:
-    """Mean over channels of the standard deviation over tokens."""
-    return float(features.float().flatten(0, -2).std(dim=0).mean())
+def _all_images(reports: list[StepReport], together: bool) -> Tensor:
+    """Pooled features of the images of some steps, of all workers, in the order of the steps; 2xIxD, no padding."""
+    features_S2BD = torch.stack([report.features_2BD for report in reports]).float()
+    weights_SB = torch.stack([report.weights_B for report in reports])
+    if together:
+        features_S2BD, weights_SB = _joined(features_S2BD, 2), _joined(weights_SB, 1)
+    return features_S2BD.transpose(0, 1).flatten(1, 2)[:, weights_SB.flatten() > 0]
+
+
+def _joined(part: Tensor, dim: int) -> Tensor:
+    """The parts of all workers, which are of one shape, one after the other."""
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, part.contiguous())
+    return torch.cat(parts, dim=dim)
+
+
+def _spread(features_ID: Tensor) -> float:
+    """Mean over channels of the standard deviation over images: a token's place adds nothing to it, as it would over
+    tokens. 0 of fewer than two images; those that are not finite take no part.
+    """
+    finite_ID = features_ID[features_ID.isfinite().all(dim=1)]
+    return float(finite_ID.std(dim=0).mean()) if len(finite_ID) > 1 else 0.0

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from chexworld_ray.config import OptimSettings, Science
 from chexworld_ray.models.encoder import Encoder, build_encoder, suit_device
 from chexworld_ray.objectives.world_model import Losses, WorldModel, targets_and_losses
+from chexworld_ray.training.recent import Recent
 from chexworld_ray.views.batch import WorldModelBatch
 
 
@@ -34,6 +35,8 @@ class TrainState:
     """Of them, those since the last step that was finite."""
     position: int = 0
     """Images seen; stands on global-batch borders only."""
+    recent: Recent = field(default_factory=Recent)
+    """What the monitors remember of the newest steps."""
 
 
 def start_state(science: Science, total_images: int, device: torch.device) -> TrainState:

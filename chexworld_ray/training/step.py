@@ -33,9 +33,10 @@ class StepReport(NamedTuple):
     grad_norm: Tensor
     skipped: Tensor
     """1 where the gradient was not finite and nothing was changed, else 0."""
-    targets_BVND: Tensor
-    predictions_RBTD: Tensor
-    """Both of the last micro-batch."""
+    features_2BD: Tensor
+    """Means over tokens of the first view's targets and of the first direction's predictions, of the worker's share."""
+    weights_B: Tensor
+    """1, or 0 on padding."""
 
 
 def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: Science, workers: int) -> StepReport:
@@ -48,14 +49,16 @@ def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: S
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(science.optim, state.position, state.total)
     state.optimizer.zero_grad(set_to_none=True)
-    sums, newest = torch.zeros(len(state.model.parts) + 2, device=state.device), None
+    sums = torch.zeros(len(state.model.parts) + 2, device=state.device)
+    pooled: list[Tensor] = []
     for number, batch in enumerate(batches):
         exchange_gradients(state, now=number == len(batches) - 1)
         with record_function("step/forward"):
-            newest = _, losses = _forward(state, batch, science.precision)
+            targets, losses = _forward(state, batch, science.precision)
         with record_function("step/backward"):
             ((losses.total_B * batch.weights_B).sum() * (workers / science.global_batch)).backward()
         sums += _sums(losses, batch.weights_B)
+        pooled.append(torch.stack([targets[:, 0].mean(dim=1), losses.predictions_RBTD[0].float().mean(dim=1)]))
     with record_function("step/optimizer"):
         grad_norm = clip_grad_norm_(state.model.parameters(), science.optim.clip)
         grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
@@ -63,9 +66,8 @@ def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: S
     with record_function("step/ema"):
         update_target(state.target, state.model.encoder, ema_momentum(science.optim, state.position, state.total))
     state.position += science.global_batch
-    assert newest is not None, "a share has at least one micro-batch"
-    targets, losses = newest
-    return StepReport(sums, grad_norm.detach(), skipped, targets, losses.predictions_RBTD)
+    weights_B = torch.cat([batch.weights_B for batch in batches])
+    return StepReport(sums, grad_norm.detach(), skipped, torch.cat(pooled, dim=1), weights_B)
 
 
 def _forward(state: TrainState, batch: WorldModelBatch, precision: Precision) -> tuple[Tensor, Losses]:

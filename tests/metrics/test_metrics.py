@@ -163,8 +163,18 @@ def test_knn_finds_clusters() -> None:
     assert knn_scores(features[:3], truth[:3], features[:5]).shape == (5,)
 
 
-@given(st.integers(1, 12))
-def test_rankme_counts_equal_directions(rank: int) -> None:
-    basis = torch.linalg.qr(torch.randn(40, rank, generator=torch.Generator().manual_seed(rank)))[0]
+@given(st.integers(1, 12), st.floats(0, 1e3))
+def test_rankme_counts_equal_directions_wherever_their_mean_lies(rank: int, shift: float) -> None:
+    """Uncentred, a mean that is 20 times the spread takes all but one of 12 directions away."""
+    draws = torch.randn(40, rank, generator=torch.Generator().manual_seed(rank))
+    basis = torch.linalg.qr(draws - draws.mean(dim=0))[0]
     features = basis @ torch.linalg.qr(torch.randn(16, rank, generator=torch.Generator().manual_seed(0)))[0].T
-    assert rankme(features) == pytest.approx(rank, rel=0.02)
+    assert rankme(features + shift) == pytest.approx(rank, rel=0.02)
+
+
+def test_rankme_of_equal_features_is_one_whatever_their_rounding() -> None:
+    row = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    rounding = 1e-8 * torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
+    assert rankme(row.repeat(40, 1)) == 1.0
+    assert rankme(row + rounding) == 1.0
+    assert rankme(torch.full((3, 4), float("nan"))) == 0.0

@@ -15,6 +15,7 @@ from chexworld_ray.config import ModelSettings, ObjectiveSettings, OptimSettings
 from chexworld_ray.storage import place
 from chexworld_ray.training import checkpoint
 from chexworld_ray.training.checkpoint_files import damage
+from chexworld_ray.training.monitor import Monitor
 from chexworld_ray.training.parallel import prepare, whole_state
 from chexworld_ray.training.state import TrainState, start_state
 from chexworld_ray.training.step import train_step
@@ -44,9 +45,12 @@ def batch(step: int, rank: int, workers: int) -> WorldModelBatch:
 
 def run(state: TrainState, rank: int, workers: int, steps: int = STEPS) -> list[float]:
     first = state.position // 4
-    norms = []
+    monitor, norms = Monitor(state.model.parts, state.recent, SCIENCE.global_batch), []
     for step in range(first, first + steps):
-        norms.append(float(train_step(state, [batch(step, rank, workers)], SCIENCE, workers).grad_norm))
+        report = train_step(state, [batch(step, rank, workers)], SCIENCE, workers)
+        monitor.add(report, 0.0)
+        norms.append(float(report.grad_norm))
+    monitor.gather()
     return norms
 
 
@@ -103,6 +107,10 @@ def test_two_workers_learn_what_one_does_and_pass_it_on(sharding: str, tmp_path:
     for name, value in weights(straight).items():
         assert torch.allclose(weights(last)[name], value, atol=2e-4), name
     assert last.optimizer.state_dict()["state"][0]["step"] == 3 * STEPS
+    wanted = straight.recent.tensors()
+    assert wanted["features"].shape[1] == 3 * STEPS * 4, "of all workers"
+    for name, value in last.recent.tensors().items():
+        assert torch.allclose(value, wanted[name], atol=2e-3), name
 
 
 def test_recomputing_activations_changes_nothing() -> None:
