@@ -8,8 +8,9 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from timm.layers import GELU, Attention, GELUTanh, LayerNorm
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
 
 from chexworld_ray.config import ModelSettings
 from chexworld_ray.errors import UserError
@@ -25,6 +26,13 @@ _KEPT = re.compile(
     r"|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)"
 )
 _LAYER_SCALE = re.compile(r"(blocks\.\d+\.)ls([12])\.gamma")
+# parts of a block that compute what ours do; tanh's approximation of GELU differs by less than 5e-4
+_PLAIN_PARTS: dict[str, tuple[type[nn.Module], ...]] = {
+    "": (Block,),
+    "attn": (Attention,),
+    "norm1": (nn.LayerNorm, LayerNorm),
+    "mlp.act": (nn.GELU, GELU, GELUTanh),
+}
 _SCALED_LAYER = {"1": "attn.proj", "2": "mlp.fc2"}
 
 
@@ -42,6 +50,7 @@ def read_timm(source: str, base: ModelSettings, *, fetch: bool = True) -> tuple[
     statistics, heads = IMAGENET, None
     if name:
         model = _create(name, fetched=fetch and not file)
+        _refuse_other_blocks(model, f"--init {PREFIX}{name}")
         statistics = (model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
         heads = int(model.blocks[0].attn.num_heads)
         tensors = _read(file) if file else model.state_dict()
@@ -105,6 +114,19 @@ def _create(name: str, *, fetched: bool) -> Any:
     return model
 
 
+def _refuse_other_blocks(model: VisionTransformer, where: str) -> None:
+    """Blocks may compute something else from tensors of the same names: norms after the layers, other activations.
+
+    Raises:
+        UserError: they do; what is told.
+    """
+    for block in model.blocks:
+        for name, plain in _PLAIN_PARTS.items():
+            part = block.get_submodule(name) if type(block) is Block else block
+            if type(part) not in plain:
+                raise UserError(f"{where}: not a plain ViT: its blocks have a {type(part).__name__}")
+
+
 def _read(file: str) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise UserError(f"--init {file}: no such run or file")
@@ -126,6 +148,8 @@ def _plain(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     if WEIGHT not in kept or "blocks.0.mlp.fc1.weight" not in kept:
         raise UserError(f"--init {source}: not the weights of a timm ViT (no {WEIGHT!r} or no blocks)")
     width = kept[WEIGHT].shape[0]
+    for key in [key for key in kept if key.endswith("attn.qkv.weight")]:  # some ViTs have no bias there: it is zero
+        kept.setdefault(key.removesuffix("weight") + "bias", torch.zeros(kept[key].shape[0]))
     kept.setdefault(BIAS, torch.zeros(width))
     kept.setdefault("norm.weight", torch.ones(width))  # models that pool before the norm have it elsewhere
     kept.setdefault("norm.bias", torch.zeros(width))

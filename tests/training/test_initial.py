@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer
 
 from chexworld_ray.config import ModelSettings, Science
 from chexworld_ray.errors import UserError
@@ -36,7 +37,9 @@ def tokens_without_positions(model: Any, images_B3HW: torch.Tensor, positions: t
 
 
 @pytest.mark.parametrize("source", ["file", "named"])
-@pytest.mark.parametrize("options", [{}, {"init_values": 0.3}], ids=["plain", "layer scale"])
+@pytest.mark.parametrize(
+    "options", [{}, {"init_values": 0.3}, {"qkv_bias": False}], ids=["plain", "layer scale", "no bias of qkv"]
+)
 def test_a_timm_vit_is_taken_over(source: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = timm_vit(**options)
     file = tmp_path / "vit.pth"
@@ -79,6 +82,23 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     science = Science(model=BASE, init=str(tmp_path / "vit.pth"), global_batch=2)
     with pytest.raises(UserError, match="width 192"):
         start_from(start_state(science, 100, torch.device("cpu")), science, (0.5, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"block_fn": ResPostBlock}, "ResPostBlock"),
+        ({"block_fn": ParallelScalingBlock}, "ParallelScalingBlock"),
+        ({"act_layer": "quick_gelu"}, "QuickGELU"),
+    ],
+)
+def test_blocks_that_compute_something_else_from_the_same_tensors_are_refused(
+    options: dict[str, Any], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = VisionTransformer(img_size=32, patch_size=16, embed_dim=24, depth=1, num_heads=3, **options)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
+    with pytest.raises(UserError, match=f"not a plain ViT: its blocks have a {part}"):
+        model_of("timm:some_vit", BASE)
 
 
 def test_another_patch_and_image_size_are_resampled(tmp_path: Path) -> None:
