@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from chexworld_ray.addresses import masked, refuse_secrets
 from chexworld_ray.errors import UserError
+from chexworld_ray.folders import Walk, walk
 from chexworld_ray.regular_files import LARGEST, UnfitFile, check_bytes, open_regular, read_regular
 
 # S3-compatible servers answer a read of a part with the checksum of the whole object, or refuse checksummed writes;
@@ -34,6 +35,7 @@ _S3_OPTIONS: dict[str, Any] = {
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _NO_BUCKET = re.compile(r"(?i)bucket does not exist|NoSuchBucket")
 _LARGEST_JSON = 256 << 20  # bytes
+_MARKERS = ("/", "_$folder$")  # of consoles, MinIO and others; of Hadoop
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.draft$")
 
 
@@ -264,36 +266,32 @@ def _listed(url: Place) -> list[Place]:
         return []
     except PermissionError as error:
         raise StorageError(f"{url.url}: can't be listed: {error.strerror}") from None
-    return [Place(url.fs, str(entry).rstrip("/")) for entry in sorted(entries)]
+    paths = [str(entry).rstrip("/") for entry in sorted(entries)]
+    return [Place(url.fs, path) for path in paths if path != url.path.rstrip("/")]  # a marker of the folder itself
 
 
 def files_below(url: Place) -> list[Place]:
     """All files below a folder that can be listed, by path."""
-    return listed_below(url)[0]
+    return [Place(url.fs, path) for path in listed_below(url).files]
 
 
-def listed_below(url: Place) -> tuple[list[Place], dict[Place, str]]:
-    """All files below a folder, by path; and the folders there that can't be listed, with what the system says.
+def listed_below(url: Place) -> Walk:
+    """All files below a folder, through links to folders, too; and the folders that were not read. Empty objects that
+    stand for folders in a store (`a/`, `a_$folder$`) are no files.
 
     Raises:
         StorageError: the store can't be reached or refuses; this folder itself can't be listed.
     """
-    with _told(url):
-        url.fs.invalidate_cache()
-        if not url.is_local:
-            return [Place(url.fs, path) for path in sorted(url.fs.find(url.path))], {}
-        files: list[str] = []
-        refused: dict[str, str] = {}
-        due = [url.path]
-        while due:  # fsspec's own walk is silent about what it can't list
-            folder = due.pop()
-            try:
-                entries = url.fs.ls(folder, detail=True)
-            except OSError as error:
-                refused[folder] = error.strerror or type(error).__name__
-                continue
-            files += [entry["name"] for entry in entries if entry["type"] != "directory"]
-            due += [entry["name"] for entry in entries if entry["type"] == "directory"]
-    if url.path in refused and os.path.lexists(url.path):
-        raise StorageError(f"{url.url}: can't be listed: {refused[url.path]}")
-    return [Place(url.fs, path) for path in sorted(files)], {Place(url.fs, f): refused[f] for f in sorted(refused)}
+    if not url.is_local:
+        with _told(url):
+            url.fs.invalidate_cache()
+            found: Any = url.fs.find(url.path, detail=True)
+        return Walk(sorted(path for path, info in found.items() if not _is_marker(path, info)), {}, {})
+    found_here = walk(url.path)
+    if url.path in found_here.refused and os.path.lexists(url.path):
+        raise StorageError(f"{url.url}: can't be listed: {found_here.refused[url.path]}")
+    return found_here
+
+
+def _is_marker(path: str, info: dict[str, Any]) -> bool:
+    return path.endswith(_MARKERS) and not info.get("size")

@@ -108,6 +108,21 @@ def chexpert(root: Path, small: bool = False, images: int = 8, test: int = 2) ->
     return ids
 
 
+def chexpert_in_batches(root: Path, images: int = 8, test: int = 2) -> list[str]:
+    """As Stanford AIMI ships it now: four folders, training patients without `train/`."""
+    ids = chexpert(root, images=images, test=test)
+    first = root / "CheXpert-v1.0 batch 1 (validate & csv)"
+    first.mkdir()
+    for name in ("train.csv", "valid.csv", "valid"):
+        (root / name).rename(first / name)
+    for number, patient in enumerate(sorted((root / "train").iterdir())):
+        batch = root / f"CheXpert-v1.0 batch {2 + number % 3} (train {1 + number % 3})"
+        batch.mkdir(exist_ok=True)
+        patient.rename(batch / patient.name)
+    (root / "train").rmdir()
+    return ids
+
+
 def nih14(root: Path, images: int = 10, version: str = "", one_folder: bool = False, test: int = 2) -> list[str]:
     """Findings joined by |, a trailing comma in the header, a broken header of boxes, and two lists of splits."""
     header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"

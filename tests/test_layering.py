@@ -8,7 +8,7 @@ from pathlib import Path
 import chexworld_ray
 
 PACKAGE = Path(chexworld_ray.__file__).parent
-BOTTOM = {"errors", "addresses", "hashing", "config", "recipes", "regular_files", "storage", "trust", "spot"}
+BOTTOM = {"errors", "addresses", "hashing", "config", "recipes", "folders", "regular_files", "storage", "trust", "spot"}
 ORDER = [
     BOTTOM,
     {"shards"},

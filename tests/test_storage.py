@@ -155,6 +155,20 @@ def test_a_store_that_can_not_be_reached_is_told_where_a_part_of_a_file_is_read(
     assert "part.parquet: the store can't be reached (no route)" in told(lambda: opened(file))
 
 
+def test_empty_objects_that_stand_for_folders_are_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As consoles, MinIO and Hadoop make them; fsspec's own in-memory store can hold none."""
+    root = place("memory://marked/in")
+    sizes = {"/": 0, "/sub/": 0, "/empty/": 0, "/old_$folder$": 0, "/a.png": 9, "/sub/none.png": 0, "/odd/": 3}
+    objects = {root.path + name: {"size": size, "type": "file"} for name, size in sizes.items()}
+    monkeypatch.setattr(root.fs, "find", lambda *_, **__: objects)
+    monkeypatch.setattr(root.fs, "ls", lambda *_, **__: [*objects])
+    found = [file.path.removeprefix(root.path) for file in files_below(root)]
+    assert found == ["/a.png", "/odd/", "/sub/none.png"], (
+        "an empty file is one, and so is a marker that holds something"
+    )
+    assert root not in children(root)
+
+
 def test_a_folder_that_may_not_be_listed_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = place(str(tmp_path))
 

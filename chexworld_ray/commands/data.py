@@ -90,6 +90,8 @@ class Ingest:
             keep_columns=tuple(self.keep_columns.split(",")) if self.keep_columns else (),
             allowed=self.allow_prefix,
         )
+        if source.links:
+            say(source.links)
         settings = WriteSettings(
             longest_side=self.longest_side,
             val_fraction=self.val_fraction,

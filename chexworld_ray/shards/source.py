@@ -154,6 +154,8 @@ class Source:
     """Where paths of rows may lead beside the root (`trust.allowed_prefixes`)."""
     told: tuple[str, ...] = ()
     """Lines on how the cells of a user's table were read."""
+    links: str = ""
+    """How many links to folders were followed."""
 
     @property
     def found(self) -> int:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,24 @@ def test_chexpert_paths_lose_their_release(tmp_path: Path, small: bool) -> None:
     assert "edema" not in first.labels
     assert first.meta == {"sex": "Female", "age": 40.0}
     assert first.study_id != rows[ids[2]].study_id, "study1 of two patients is not one study"
+
+
+def test_chexpert_in_batches_is_the_same_set(tmp_path: Path) -> None:
+    ids = layouts.chexpert_in_batches(tmp_path / "batches")
+    layouts.chexpert(tmp_path / "whole")
+    batches, whole = (list(read_source(str(tmp_path / name), "chexpert")) for name in ("batches", "whole"))
+    assert [row.image_id for row in batches] == ids
+    assert [replace(row, path="") for row in batches] == [replace(row, path="") for row in whole]
+    for one, other in zip(batches, whole, strict=True):
+        assert (tmp_path / "batches" / one.path).read_bytes() == (tmp_path / "whole" / other.path).read_bytes()
+
+
+def test_chexpert_images_are_found_where_the_tables_do_not_lie(tmp_path: Path) -> None:
+    ids = layouts.chexpert(tmp_path / "small" / "CheXpert-v1.0-small", small=True)
+    for name in ("train.csv", "valid.csv"):
+        (tmp_path / "small" / "CheXpert-v1.0-small" / name).rename(tmp_path / name)
+    found = [row.path for row in read_source(str(tmp_path), "chexpert")]
+    assert found == [f"small/CheXpert-v1.0-small/{name}" for name in ids]
 
 
 def test_chexpert_validation_patients_are_test(ingested: Callable[[Dataset], Rows]) -> None:

@@ -1,11 +1,13 @@
 """The files below a data set's root, and rows checked against them."""
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.folders import Walk
 from chexworld_ray.shards.schema import Columns
 from chexworld_ray.shards.source import SetAside, Source, SourceRow, named_like_dicom, pack, printable
 from chexworld_ray.shards.sources.cells import row_fault
@@ -36,6 +38,21 @@ class Listing:
     """Folders that can't be listed, with what the system says."""
     allowed: tuple[str, ...] = ()
     """Where tables may lead beside the root (`trust.allowed_prefixes`)."""
+    same: dict[str, str] = field(default_factory=dict)
+    """Folders that are listed by another path, for links lead to them, and by which."""
+    links: str = ""
+    """How many links to folders were followed, for the user."""
+
+    def listed(self, path: str) -> str | None:
+        """The path by which a file is listed; None where it is not."""
+        while path not in self.paths:
+            inside = path
+            while inside and inside not in self.same:
+                inside = inside.rpartition("/")[0]
+            if not inside:
+                return None
+            path = posixpath.join(self.same[inside], path[len(inside) + 1 :])
+        return path
 
     def find(self, name: str, folder: str | None = None) -> str | None:
         """The first path (by spelling) with this name, in a folder of this name where one is given."""
@@ -74,13 +91,21 @@ def list_files(root_url: str, allowed: Sequence[str] = ()) -> Listing:
     if not root.fs.isdir(root.path):
         raise UserError(f"{root_url}: not a folder")
     prefix = root.path.rstrip("/") + "/"
-    files, refused = listed_below(root)
-    paths = [file.path.removeprefix(prefix) for file in files]
+    found = listed_below(root)
+    paths = [file.removeprefix(prefix) for file in found.files]
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
-    folders = {folder.path.removeprefix(prefix): said for folder, said in refused.items()}
-    return Listing(root, frozenset(paths), by_name, folders, allowed_prefixes(allowed))
+    refused = {folder.removeprefix(prefix): said for folder, said in found.refused.items()}
+    same = {folder.removeprefix(prefix): (one + "/").removeprefix(prefix)[:-1] for folder, one in found.same.items()}
+    allow = allowed_prefixes(allowed)
+    return Listing(root, frozenset(paths), by_name, refused, allow, same, _links(found))
+
+
+def _links(found: Walk) -> str:
+    if not found.followed:
+        return ""
+    return f"links to folders: {found.followed} followed, {found.outside} of them out of the folder"
 
 
 def kind_of(path: str) -> str | None:
@@ -119,8 +144,8 @@ def collect(
             continue
         _check_once(ids, row, number, table)
         files = [path for mask in row.masks.values() if mask.kind == "files" for path in mask.values]
-        images.add(row.path)
-        masks.update(files)
+        images.add(listing.listed(row.path) or row.path)
+        masks.update(listing.listed(path) or path for path in files)
         if (why := _why_aside(listing, row, files, number, table)) is not None:
             aside.append(why)
         else:
@@ -137,7 +162,14 @@ def collect(
     for path in listing.paths - images:
         kinds["mask" if path in masks else kind_of(path) or "unlisted"] += 1
     return Source(
-        listing.root.url, packed, columns, aside, dict(sorted(kinds.items())), tuple(numbers), allowed=listing.allowed
+        listing.root.url,
+        packed,
+        columns,
+        aside,
+        dict(sorted(kinds.items())),
+        tuple(numbers),
+        allowed=listing.allowed,
+        links=listing.links,
     )
 
 
@@ -186,7 +218,7 @@ def _folders(listing: Listing, among_dicom: bool) -> list[SetAside]:
 
 
 def _is_there(listing: Listing, path: str) -> bool:
-    if path in listing.paths:
+    if listing.listed(path) is not None:
         return True
     named = resolve(listing.root, path, listing.allowed)
     return (path.startswith("/") or ".." in path.split("/") or "://" in path) and exists(named)

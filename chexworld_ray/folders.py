@@ -1,0 +1,89 @@
+"""Folders of this machine, walked through links: clusters and caches keep parts of a data set elsewhere.
+
+Links to folders are followed, as `os.walk(followlinks=True)`, timm and fastai do: whoever types a folder's name means
+what lies below it. Each real folder is read once, by the path that needs no link where there is one, so no link makes a
+loop or a copy. Two kinds are not followed, and are told: a link to a folder around itself or around the one that was
+typed, for it would bring in all that lies beside; and one to the system's own files, as a stranger's archive may hold.
+"""
+
+import heapq
+import os
+from typing import NamedTuple
+
+_OF_SYSTEM = ("/boot", "/dev", "/etc", "/proc", "/sys")
+_OF_USERS = ("/dev/shm",)  # a disk in memory, where data sets are kept for speed
+
+
+class Walk(NamedTuple):
+    """What lies below a folder, by path; each path begins with the folder's."""
+
+    files: list[str]
+    """All that is no folder."""
+    refused: dict[str, str]
+    """Folders that were not read, and why."""
+    same: dict[str, str]
+    """Folders that were read before by another path, and by which."""
+    followed: int = 0
+    """Links to folders that were read."""
+    outside: int = 0
+    """Of these, how many lead out of the folder."""
+
+
+def walk(top: str) -> Walk:
+    """All files below a folder, behind links to folders, too."""
+    return _Walker(top).walk()
+
+
+class _Walker:
+    def __init__(self, top: str) -> None:
+        self._top, self._real_top = top, os.path.realpath(top)
+        self._found = Walk([], {}, {})
+        self._read: dict[str, str] = {}  # real path → path
+        self._links: list[tuple[str, str, str]] = []  # real path, path, and the real path of what the link lies in
+
+    def walk(self) -> Walk:
+        self._below(self._top, self._real_top)
+        followed = outside = 0
+        while self._links:  # the outer of two folders comes first
+            real, link, around = heapq.heappop(self._links)
+            if real not in self._read and (why := self._why_not(real, around)) is not None:
+                self._found.refused[link] = why
+                continue
+            followed += real not in self._read
+            outside += real not in self._read and not _holds(self._real_top, real)
+            self._below(link, real)
+        return self._found._replace(files=sorted(self._found.files), followed=followed, outside=outside)
+
+    def _why_not(self, real: str, around: str) -> str | None:
+        if _holds(real, around) or _holds(real, self._real_top):
+            return "a link to a folder around it, which is not followed"
+        system = any(_holds(os.path.realpath(one), real) for one in _OF_SYSTEM)
+        if system and not any(_holds(os.path.realpath(one), real) for one in _OF_USERS):
+            return "a link to files of the system, which is not followed"
+        return None
+
+    def _below(self, path: str, real: str) -> None:
+        """Read a folder and those below it that need no link."""
+        due = [(path, real)]
+        while due:
+            folder, real = due.pop()
+            if real in self._read:
+                self._found.same[folder] = self._read[real]
+                continue
+            self._read[real] = folder
+            try:
+                entries = list(os.scandir(folder))
+            except OSError as error:
+                self._found.refused[folder] = error.strerror or type(error).__name__
+                continue
+            for entry in entries:
+                if entry.is_symlink() and os.path.isdir(entry.path):
+                    heapq.heappush(self._links, (os.path.realpath(entry.path), entry.path, real))
+                elif entry.is_dir(follow_symlinks=False):
+                    due.append((entry.path, os.path.join(real, entry.name)))
+                else:
+                    self._found.files.append(entry.path)
+
+
+def _holds(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
