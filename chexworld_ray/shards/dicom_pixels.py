@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
@@ -38,6 +38,8 @@ _JPEG = frozenset(codestreams.DECODER_DEPENDENCIES)
 _JPEG_2000 = frozenset({JPEG2000Lossless, JPEG2000_LOSSY, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K_LOSSY})
 # one for each syntax, known to refuse what is cut; others that happen to be installed are never used
 _PLUGINS = dict.fromkeys(_JPEG, _OWN) | dict.fromkeys((*_JPEG_2000, RLELossless), "pylibjpeg")
+
+_AS_ENCODED = ("correct_unused_bits", "apply_j2k_sign_correction", "apply_jls_sign_correction")  # options of pydicom
 
 for _syntax in _JPEG:
     get_decoder(_syntax).add_plugin(_OWN, (codestreams.__name__, codestreams.decode_frame.__name__))
@@ -80,7 +82,8 @@ def _deflated_part(data: bytes) -> int | None:
 
 
 def stored_pixels(header: "Dataset", max_megapixels: float) -> np.ndarray:
-    """Stored pixel values, HxW or HxWx3.
+    """Cells of the pixels as they were encoded, unsigned, HxW or HxWx3 (colours as RGB): `dicom_levels` tells the bits
+    that count.
 
     Raises:
         Rejected: cut, damaged, larger than allowed or than the header says, or of a syntax that nothing here decodes.
@@ -98,7 +101,13 @@ def stored_pixels(header: "Dataset", max_megapixels: float) -> np.ndarray:
             check_size(inside.width, inside.height, max_megapixels, inside.channels, inside.bits)
             check_bytes(inside.width, inside.height, len(code))
             _compare(inside, header)
-        return np.asarray(pixel_array(header, decoding_plugin=_PLUGINS.get(syntax, "")))
+        options: dict[str, Any] = dict.fromkeys(_AS_ENCODED, False)
+        if header.get("PixelRepresentation") in (0, 1):
+            options["pixel_representation"] = 0
+        if header.get("SamplesPerPixel") == 1:
+            options["photometric_interpretation"] = "MONOCHROME2"  # grey, whatever word stands there
+        cells = np.asarray(pixel_array(header, decoding_plugin=_PLUGINS.get(syntax, ""), **options))
+        return cells.astype(cells.dtype.newbyteorder("="), copy=False)
     except (Rejected, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # each decoder plug-in raises its own kinds; one in Rust panics past Exception
