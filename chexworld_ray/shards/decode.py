@@ -20,6 +20,7 @@ from chexworld_ray.shards.geometry import Orientation
 from chexworld_ray.shards.headers import jpeg2000_size, jpeg_frame, png_size, webp_size
 from chexworld_ray.shards.identity import HeaderIds
 from chexworld_ray.shards.rejected import Rejected, check_bytes, check_size
+from chexworld_ray.shards.tiff import check_tiff, polarity
 
 GREY_TOLERANCE = 12  # largest difference of colour channels that chroma compression explains
 _BAND = 256  # rows that are looked at together, to take little memory beside the picture
@@ -137,7 +138,7 @@ def open_picture(data: bytes, max_megapixels: float, load: bool = True) -> Image
             image = Image.open(io.BytesIO(data), formats=[_PILLOW.get(form, form)])
             check_size(image.width, image.height, max_megapixels)
             if image.format == "TIFF":
-                _check_tiff(image, max_megapixels)
+                check_tiff(image, max_megapixels)
             if load:
                 image.load()
     except UnidentifiedImageError:
@@ -159,14 +160,6 @@ def check_announced(data: bytes, form: Format, max_megapixels: float) -> None:
     size = readers[form](data) if form in readers else jpeg_frame(data).size if form == "JPEG" else None
     if size is not None:
         check_size(size.width, size.height, max_megapixels, size.channels, size.bits)
-
-
-def _check_tiff(image: Image.Image, max_megapixels: float) -> None:
-    tags = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
-    channels, bits = int(tags.get(277, 1)), max(tags.get(258, (1,)))
-    check_size(image.width, image.height, max_megapixels, channels, bits)
-    if 322 in tags and 323 in tags:
-        check_size(int(tags[322]), int(tags[323]), max_megapixels, channels, bits, "pixels a tile")
 
 
 def grey_and_colour(colour_HWC: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -210,7 +203,10 @@ def _decode_picture(data: bytes, form: Format, max_megapixels: float) -> Decoded
     else:
         image.load()
         pixels_HW, more = _grey(image)
-    if form != "TIFF":  # which Pillow turns when it loads it
+    if form == "TIFF":  # Pillow turns it upright when it loads it
+        negative, told = polarity(image)
+        pixels_HW, more = (255 - pixels_HW if negative else pixels_HW), more + told
+    else:
         pixels_HW = orientation.apply(pixels_HW)
     return Decoded(pixels_HW, orientation, flags + more)
 

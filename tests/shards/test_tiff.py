@@ -1,0 +1,95 @@
+"""TIFF: 0 is white or black at every depth, and a file that does not say so is flagged."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chexworld_ray.phantoms.dataset import make_phantom
+from chexworld_ray.shards.decode import Decoded, decode_file
+
+PHANTOM = make_phantom(0, 1, 128).image_HW
+
+
+def tiff(pixels_HW: np.ndarray, photometric: int | None, order: str = "<", bits: int | None = None) -> bytes:
+    """A TIFF of one strip, with or without the tag that says what 0 is; `bits` of pixels that are packed already."""
+    kind = {"u": 1, "i": 2, "f": 3}[pixels_HW.dtype.kind]
+    entries = {
+        256: 128,
+        257: 128,
+        258: bits or 8 * pixels_HW.dtype.itemsize,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: 128,
+        279: pixels_HW.nbytes,
+        339: kind,
+    }
+    told = [(tag, value) for tag, value in entries.items() if value is not None]
+    strip = pixels_HW.astype(pixels_HW.dtype.newbyteorder(order)).tobytes()
+    directory = b"".join(
+        struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)
+        if tag != 279
+        else struct.pack(f"{order}HHII", tag, 4, 1, value)
+        for tag, value in told
+    )
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(strip))
+    return head + strip + struct.pack(f"{order}H", len(told)) + directory + bytes(4)
+
+
+def alike(found: Decoded) -> float:
+    return float(np.corrcoef(found.pixels_HW.ravel(), PHANTOM.ravel())[0, 1])
+
+
+DEPTHS = {
+    "8 bits": (PHANTOM, 255),
+    "16 bits": (PHANTOM.astype(np.uint16) * 200, 65535),
+    "32 bits": (PHANTOM.astype(np.int32) * 70_000, 2**31 - 1),
+    "float": (PHANTOM.astype(np.float32) / 255, 1.0),
+}
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_lungs_are_dark_whether_0_is_white_or_black(depth: str, order: str, photometric: int) -> None:
+    pixels_HW, top = DEPTHS[depth]
+    stored = (top - pixels_HW).astype(pixels_HW.dtype) if photometric == 0 else pixels_HW
+    found = decode_file(tiff(stored, photometric, order), 100.0)
+    assert alike(found) > 0.99
+    assert ("inverted_white_is_zero" in found.flags) == (photometric == 0)
+    assert "polarity_unknown" not in found.flags
+
+
+@pytest.mark.parametrize("bits", [4, 12])
+def test_lungs_are_dark_of_packed_depths_too(bits: int) -> None:
+    values = PHANTOM.astype(np.uint16) >> 4 if bits == 4 else PHANTOM.astype(np.uint16) << 4
+    for photometric in (0, 1):
+        one, two = ((2**bits - 1 - values if photometric == 0 else values).reshape(-1, 2)).T
+        if bits == 4:
+            packed = (one << 4 | two).astype(np.uint8)
+        else:
+            packed = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], axis=-1).astype(np.uint8)
+        assert alike(decode_file(tiff(packed, photometric, bits=bits), 100.0)) > 0.99, photometric
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("depth", ["8 bits", "16 bits", "float"])
+def test_lungs_are_dark_whatever_compresses_the_file(depth: str, compression: str) -> None:
+    pixels_HW, top = DEPTHS[depth]
+    buffer = io.BytesIO()
+    stored = pixels_HW if depth == "8 bits" else (top - pixels_HW).astype(pixels_HW.dtype)  # Pillow inverts 8 bits
+    Image.fromarray(stored).save(buffer, "TIFF", compression=compression, tiffinfo={262: 0})
+    found = decode_file(buffer.getvalue(), 100.0)
+    assert alike(found) > 0.99
+    assert "inverted_white_is_zero" in found.flags
+
+
+@pytest.mark.parametrize("depth", ["8 bits", "16 bits", "float"])
+def test_a_file_that_does_not_say_what_0_is_is_flagged(depth: str) -> None:
+    found = decode_file(tiff(DEPTHS[depth][0], None), 100.0)
+    assert alike(found) > 0.99
+    assert "polarity_unknown" in found.flags
