@@ -2,7 +2,11 @@
 
 Two crops of half an image's height and width each: one is seen, of the other the features are predicted.
 
-Legend: N images, S side of a view, C offsets, P patches, D width.
+A token says where it stands in its view, whatever the image, and a prediction that says no more knows nothing of the
+image. So the zero of the variance explained is the mean over images of each place of the view; beside it stands the
+zero of all places' mean, with what the place alone explains of that.
+
+Legend: N images, S side of a view, C offsets, P patches, D width, K inside and bins of distance.
 """
 
 from collections.abc import Sequence
@@ -13,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chexworld_ray.analysis.outcome import Outcome, interval
+from chexworld_ray.analysis.outcome import Outcome, explained, interval
 from chexworld_ray.analysis.world import World, context, features, grey, predictions, rank_of, same_place, told
 from chexworld_ray.hashing import Purpose, generator
 from chexworld_ray.models.positions import grid_positions
@@ -22,6 +26,7 @@ from chexworld_ray.views.crops import cut
 
 PART = 0.5  # of the image's height and width
 EDGES = (0.0, 0.125, 0.25, 0.5, 1.0)  # sides of the view, between bins of distance from what is seen
+PLACE, PATCH = "mean of the place", "mean patch"
 
 
 def layout(worlds: Sequence[World], images: Sequence[np.ndarray], patients: Sequence[str], candidates: int) -> Outcome:
@@ -29,28 +34,55 @@ def layout(worlds: Sequence[World], images: Sequence[np.ndarray], patients: Sequ
     bins = ["inside", *(f"{low:g}-{high:g}" for low, high in pairwise(EDGES))]
     rows, curves = [], {}
     for world in worlds:
-        explained_NK, first_N, off_N = _look(world, images, candidates)
-        shares = [interval(explained_NK[:, at], patients) for at in range(len(bins))]
-        rows.append([world.name, *shares, interval(first_N, patients), interval(off_N, patients)])
-        with np.errstate(all="ignore"):
-            curves[world.name] = np.nan_to_num(np.nanmean(explained_NK, axis=0)).tolist()
+        found, first_N, off_N = _look(world, images, candidates)
+        offsets = [interval(first_N, patients), interval(off_N, patients)]
+        for name, zero, errors_NK, of_zero_NK, told_of in (
+            ("predictor", PLACE, found.predicted_NK, found.of_place_NK, offsets),
+            ("predictor", PATCH, found.predicted_NK, found.of_patch_NK, ["", ""]),
+            ("place alone", PATCH, found.of_place_NK, found.of_patch_NK, ["", ""]),
+        ):
+            shares = [explained(errors_NK[:, at], of_zero_NK[:, at], patients) for at in range(len(bins))]
+            rows.append([world.name, name, zero, *shares, *told_of])
+            if name == "predictor":
+                curves[f"{world.name}, zero is the {zero}"] = _shares(errors_NK, of_zero_NK)
     return Outcome(
         "layout",
         f"Global layout: features of an unseen crop by distance (sides of the view), and its offset among {candidates}",
-        ["model", *bins, f"true offset first (chance {1 / candidates:.3f})", "best offset off by"],
+        [
+            *("model", "predicted by", "zero is the"),
+            *bins,
+            f"true offset first (chance {1 / candidates:.3f})",
+            "best offset off by",
+        ],
         rows,
-        "Shares of the features' variance that the prediction explains: 1 is exact, 0 no better than the mean patch. "
-        "The claim holds where shares stay above 0 outside of what is seen, and the true offset comes first more often "
-        "than by chance.",
+        f"Shares of the features' variance that the prediction explains: 1 is exact, 0 no better than the {PLACE} of "
+        f"its view over these images, or than the {PATCH} of all places, of which the place alone explains as much as "
+        f"the third line says. The claim holds where shares beyond the {PLACE} stay above 0 outside of what is seen, "
+        "and the true offset comes first more often than by chance.",
         curves,
     )
 
 
-def _look(world: World, images: Sequence[np.ndarray], candidates: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class Errors(NamedTuple):
+    """Sums of squares over the patches of each image in each bin, NxK, of what is said in place of the features."""
+
+    predicted_NK: np.ndarray
+    of_place_NK: np.ndarray
+    of_patch_NK: np.ndarray
+
+
+def _shares(errors_NK: np.ndarray, of_zero_NK: np.ndarray) -> list[float]:
+    """Explained shares of all images; 0 where there is nothing to explain."""
+    total_K = of_zero_NK.sum(axis=0)
+    return (1.0 - errors_NK.sum(axis=0) / np.where(total_K > 0, total_K, np.inf) - (total_K <= 0)).tolist()
+
+
+def _look(world: World, images: Sequence[np.ndarray], candidates: int) -> tuple[Errors, np.ndarray, np.ndarray]:
     pairs = [make_pair(pixels, world, number, candidates) for number, pixels in enumerate(images)]
     wanted_NPD = torch.cat([features(world, pair.target_1SS) for pair in pairs])
-    mean_D = wanted_NPD.mean(dim=(0, 1))
-    explained, first, off = [], [], []
+    place_PD = wanted_NPD.mean(dim=0)
+    patch_D = place_PD.mean(dim=0)
+    errors, first, off = [], [], []
     for pair, wanted_PD in zip(pairs, wanted_NPD, strict=True):
         seen = context(world, pair.context_1SS).expand(candidates, -1, -1)
         relative_C6 = same_place(world, candidates)
@@ -59,12 +91,12 @@ def _look(world: World, images: Sequence[np.ndarray], candidates: int) -> tuple[
         distances_P = outside(
             query_positions(grid_positions(world.grid, world.device), relative_C6[0], world.grid), world.grid
         )
-        errors_P = (predicted_CPD[0] - wanted_PD).square().mean(dim=1)
-        explained.append(_by_distance(errors_P, (mean_D - wanted_PD).square().mean(dim=1), distances_P))
+        said = (predicted_CPD[0], place_PD, patch_D)
+        errors.append([_by_distance((one - wanted_PD).square().mean(dim=1), distances_P) for one in said])
         errors_C = (predicted_CPD - wanted_PD).norm(dim=2).mean(dim=1)
         first.append(float(rank_of(0, errors_C) == 0))
         off.append(float((pair.offsets_C2[int(errors_C.argmin())] - pair.offsets_C2[0]).norm()))
-    return np.array(explained), np.array(first), np.array(off)
+    return Errors(*np.array(errors).transpose(1, 0, 2)), np.array(first), np.array(off)
 
 
 class Pair(NamedTuple):
@@ -91,11 +123,7 @@ def outside(places_P2: Tensor, grid: int) -> Tensor:
     return beyond.norm(dim=-1) / grid
 
 
-def _by_distance(errors_P: Tensor, of_mean_P: Tensor, distances_P: Tensor) -> list[float]:
-    """1 - error over error of the mean patch, inside and for each bin of EDGES; NaN where no patch lies there."""
+def _by_distance(errors_P: Tensor, distances_P: Tensor) -> list[float]:
+    """Sum of the errors inside of what is seen, and in each bin of EDGES."""
     limits = (-1.0, *EDGES)
-    found = []
-    for low, high in pairwise(limits):
-        at = (distances_P > low) & (distances_P <= high)
-        found.append(float(1.0 - errors_P[at].sum() / of_mean_P[at].sum()) if at.any() else float("nan"))
-    return found
+    return [float(errors_P[(distances_P > low) & (distances_P <= high)].sum()) for low, high in pairwise(limits)]

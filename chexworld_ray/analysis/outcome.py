@@ -8,7 +8,7 @@ import numpy as np
 
 from chexworld_ray import storage
 from chexworld_ray.config import from_dict
-from chexworld_ray.metrics.bootstrap import bootstrap
+from chexworld_ray.metrics.bootstrap import Interval, bootstrap
 
 FOLDER = "analyses"  # of a run
 _LARGEST_PICTURE = 64 << 20  # bytes
@@ -73,6 +73,20 @@ def _read(file: storage.Place) -> Outcome:
     return Outcome(**vars(from_dict(_Record, storage.read_json(file), file.url)))
 
 
+def explained(errors_N: np.ndarray, of_zero_N: np.ndarray, patients: Sequence[str]) -> str:
+    """Share of the variance that a prediction explains, 1 - sum of errors over sum of those of what counts as zero,
+    with a 95 % interval by patient. Both are sums of squares of each image; "none known" where there is nothing.
+    """
+    if not of_zero_N.sum() > 0:
+        return "none known"
+
+    def share(weights_KN: np.ndarray, _: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 1.0 - (weights_KN @ errors_N) / (weights_KN @ of_zero_N)
+
+    return _told(bootstrap(share, patients, seed=0))
+
+
 def interval(values_N: np.ndarray, patients: Sequence[str], classes_N: np.ndarray | None = None) -> str:
     """Mean over images, with a 95 % interval by patient; with classes, the mean of each class's mean."""
     known_N = np.isfinite(values_N)
@@ -84,5 +98,8 @@ def interval(values_N: np.ndarray, patients: Sequence[str], classes_N: np.ndarra
             means_CK = [(weights_KN * of) @ np.nan_to_num(values_N) / (weights_KN @ of) for of in members_CN]
         return np.mean(means_CK, axis=0)
 
-    found = bootstrap(mean, patients, seed=0)
+    return _told(bootstrap(mean, patients, seed=0))
+
+
+def _told(found: Interval) -> str:
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from chexworld_ray.analysis.layout import EDGES
+from chexworld_ray.analysis.layout import EDGES, PATCH
 from chexworld_ray.analysis.outcome import HeatMap, Outcome
 from chexworld_ray.analysis.retrieval import KS
 from chexworld_ray.reports.figures import to_png
 
 ACROSS = 4  # panels of a row, where there are several rows
+LOWEST = -1.5  # of variance explained: what knows nothing may be far below, and would flatten what does
 
 
 def picture(outcome: Outcome) -> bytes:
@@ -54,8 +55,10 @@ def _retrieval(axis: Axes, outcome: Outcome) -> None:
 def _layout(axis: Axes, outcome: Outcome) -> None:
     labels = ["inside", *(f"{low:g}-{high:g}" for low, high in pairwise(EDGES))]
     for name, values in outcome.curves.items():
-        axis.plot(values, marker="o", label=name)
+        below = f" (below {LOWEST:g})" if max(values, default=0.0) < LOWEST else ""
+        axis.plot(values, "o--" if name.endswith(PATCH) else "o-", label=name + below)
     axis.set_xticks(range(len(labels)), labels)
+    axis.set_ylim(LOWEST, 1.0)
     axis.axhline(0.0, color="grey", linewidth=0.8)
     axis.set_xlabel("distance from what is seen, sides of the view")
     axis.set_ylabel("variance explained")

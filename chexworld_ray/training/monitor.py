@@ -86,9 +86,7 @@ class Monitor:
         if _together():
             dist.all_reduce(memory, dist.ReduceOp.MAX)
         *sums, images, skipped, steps = since_L.tolist()
-        record: dict[str, Any] = {
-            name: value / max(images, 1.0) for name, value in zip(self._names, sums, strict=True)
-        }
+        record: dict[str, Any] = {name: value / max(images, 1.0) for name, value in zip(self._names, sums, strict=True)}
         record["grad_norm"] = float(grad_norm)
         record["skipped_fraction"] = skipped / steps
         for name, of_ID in zip(("target", "prediction"), features_2ID, strict=True):

@@ -1,4 +1,4 @@
-"""What a run remembers of its newest steps beside its weights: a restart goes on with it, so no curve has a tooth there.
+"""What a run remembers of its newest steps beside its weights: a restart goes on with it, and no curve shows it.
 
 Legend: I images, D width.
 """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chexworld_ray.analysis.capacity import Features, capacity
 from chexworld_ray.analysis.correspondence import Labelled, correspondence, sides, window_of
 from chexworld_ray.analysis.layout import layout, make_pair, outside
-from chexworld_ray.analysis.outcome import interval
+from chexworld_ray.analysis.outcome import explained, interval
 from chexworld_ray.analysis.pictures import pictures
 from chexworld_ray.analysis.retrieval import retrieval
 from chexworld_ray.analysis.settings import AnalysisSettings
@@ -94,6 +94,55 @@ def test_a_model_that_knows_nothing_is_at_chance(world: World) -> None:
     assert again == found
     told_of = layout([world], list(views), list("aabbcc"), 16)
     assert len(told_of.rows[0]) == len(told_of.columns)
+
+
+class Says(torch.nn.Module):
+    """A predictor that says the same of every image and offset, whatever it is asked."""
+
+    def __init__(self, tokens_PD: torch.Tensor) -> None:
+        super().__init__()
+        self.tokens_PD = tokens_PD
+
+    def forward(self, context_RKD: torch.Tensor, *_: object) -> torch.Tensor:
+        return self.tokens_PD.expand(len(context_RKD), -1, -1)
+
+
+def shares(world: World, views: np.ndarray, tokens_PD: torch.Tensor) -> dict[tuple[str, str], list[float]]:
+    """(predicted by, zero) → variance explained by these tokens, by distance; nothing where no patch lies there."""
+    asked = dataclasses.replace(world, predictor=Says(tokens_PD))  # type: ignore[arg-type]
+    found = layout([asked], list(views), [f"p{at}" for at in range(len(views))], 6)
+    told_of = [name for name in found.columns if name[0].isdigit() or name == "inside"]
+    columns = [found.columns.index(name) for name in told_of]
+    return {
+        (row[1], row[2]): [float(row[at].split()[0]) for at in columns if row[at] != "none known"] for row in found.rows
+    }
+
+
+def test_variance_explained_is_zero_for_who_says_what_the_place_says(world: World) -> None:
+    """Against the mean patch the same words earn what the place alone explains."""
+    views = np.random.default_rng(1).integers(0, 255, (12, 48, 48), np.uint8)
+    wanted_NPD = torch.cat([features(world, make_pair(v, world, n, 6).target_1SS) for n, v in enumerate(views)])
+    place_PD = wanted_NPD.mean(dim=0)
+    found = shares(world, views, place_PD)
+    assert found["predictor", "mean of the place"] == pytest.approx([0.0] * 5, abs=5e-4)
+    assert found["predictor", "mean patch"] == found["place alone", "mean patch"]
+    assert min(found["place alone", "mean patch"]) > 0.2
+    overall_D = place_PD.mean(dim=0)
+    found = shares(world, views, overall_D.expand_as(place_PD))
+    assert found["predictor", "mean patch"] == pytest.approx([0.0] * 5, abs=5e-4)
+    assert max(found["predictor", "mean of the place"]) < -0.2, "who does not know the place is far below its mean"
+
+
+def test_variance_explained_is_of_sums_so_that_an_image_with_little_to_explain_counts_little(world: World) -> None:
+    """Half-way from zero to the truth, a quarter of the error is left."""
+    errors, of_zero = np.array([0.25, 0.0, 0.25]), np.array([1.0, 0.0, 1.0])
+    assert explained(errors, of_zero, ["a", "b", "c"]).startswith("0.750 [0.750")
+    assert explained(0 * errors, of_zero, ["a", "b", "c"]).startswith("1.000")
+    assert explained(np.array([2.0, 2.0]), np.array([0.01, 3.99]), ["a", "b"]).startswith("0.000")
+    assert explained(errors, 0 * of_zero, ["a", "b", "c"]) == "none known"
+    alone = layout([world], [np.zeros((48, 48), np.uint8)], ["p"], 6)
+    assert alone.rows[0][3:8] == ["none known"] * 5, "one image is the mean of its places"
+    assert picture(alone)[:4] == b"\x89PNG"
 
 
 def test_collapse_and_the_hospital_are_seen_in_the_features() -> None:
