@@ -8,7 +8,9 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import GELU, Attention, GELUTanh, LayerNorm
+from timm.layers.activations import GELU, GELUTanh
+from timm.layers.attention import Attention
+from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
