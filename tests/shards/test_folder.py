@@ -183,11 +183,11 @@ def test_a_number_that_is_none_is_a_missing_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ("path,note\na.png,x\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ("path,note\na.png,x\n".encode("utf-16"), "UTF-16; save it as CSV UTF-8"),
         (b"path,kind\na.png,caf\xe9\n", r"line 2 is not UTF-8 \(byte 0xe9\)"),
         (b"path,kind\nb.PNG,x\na.png,a\0b\n", "line 3 holds a NUL byte"),
         (b"path,x,x\na.png,1,2\n", "2 columns are named 'x'"),
-        (b"path,kind\na.png,Jane,Doe\n", "line 2: Expected 2 columns, got 3$"),
+        (b"path,kind\na.png,Jane,Doe\n", "line 2 has 3 cells, the header 2; a cell with a comma"),
         (b"path,split\na.png,Jane Doe\n", "line 2: the split is not a word"),
     ],
 )

@@ -14,12 +14,13 @@ from pyarrow import csv as arrow_csv
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.bounds import inflate
 from chexworld_ray.shards.sources.listing import Listing
+from chexworld_ray.shards.sources.texts import SAVE, check_text, table_text
 from chexworld_ray.shards.words import says_nothing
 from chexworld_ray.storage import Place, fetch, fetch_named
 
 BATCH = 10_000
-LINE_END = b"\n"
-_COUNTS = re.compile(r".*Expected \d+ columns, got \d+")
+_COUNTS = re.compile(r"line (\d+): Expected (\d+) columns, got (\d+)")
+_MARKS = {";": "';'", "\t": "tabs", "|": "'|'"}
 UNNAMED = re.compile(r"#\d+")  # the name that a column without one gets
 LARGEST = 1 << 30  # bytes of a table, inflated: some ten million rows
 
@@ -33,7 +34,7 @@ def read_table(file: Place) -> pa.Table:
     try:
         data = fetch(file, LARGEST)
         data = inflate(data, LARGEST, zlib.MAX_WBITS + 16) if data[:2] == b"\x1f\x8b" else data
-        _check_text(file, data)
+        data = table_text(file, data)
         names, lines = _header(file, data)
         table = arrow_csv.read_csv(
             io.BytesIO(data),
@@ -45,7 +46,7 @@ def read_table(file: Place) -> pa.Table:
         )
     except OverflowError:
         raise UserError(f"{file.url}: inflates to more than {LARGEST >> 20} MiB; split the table") from None
-    except (zlib.error, pa.ArrowInvalid, csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
+    except (zlib.error, pa.ArrowInvalid, csv.Error, OSError, EOFError) as error:
         raise UserError(f"{file.url}: can't be read as a CSV table: {_said(error)}") from None
     if not table.num_rows:
         raise UserError(f"{file.url}: the table has no rows")
@@ -59,36 +60,24 @@ def read_text(file: Place) -> str:
         UserError: it can't be read, or is no UTF-8 text.
     """
     data = fetch_named(file, LARGEST)
-    _check_text(file, data)
+    check_text(file, data, "save it as UTF-8")
     return data.decode("utf-8-sig")
 
 
-def _check_text(file: Place, data: bytes) -> None:
-    """Refuse what is no UTF-8 text, without quoting it.
-
-    Raises:
-        UserError: names the encoding, or the line.
-    """
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{file.url}: UTF-16; save it as UTF-8")
-    if (at := data.find(b"\0")) >= 0:
-        raise UserError(f"{file.url}: line {data.count(LINE_END, 0, at) + 1} holds a NUL byte; save it as UTF-8")
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line, byte = data.count(LINE_END, 0, error.start) + 1, data[error.start]
-        raise UserError(f"{file.url}: line {line} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
-
-
 def _header(file: Place, data: bytes) -> tuple[list[str], int]:
-    """Names of the columns, and how many lines they take.
+    """Names of the columns, and how many lines they take, empty ones before them included.
 
     Raises:
-        UserError: two columns have one name.
+        UserError: nothing follows, two columns have one name, or columns are not separated by commas.
     """
     lines = (line.decode() for line in io.BytesIO(data.removeprefix(codecs.BOM_UTF8)))
     reader = csv.reader(lines)
-    names = [" ".join(name.split()) for name in next(reader, [])]
+    found = next((row for row in reader if row), [])
+    if not any(line.strip() for line in lines):
+        raise UserError(f"{file.url}: the table has no rows")
+    if len(found) == 1 and (mark := next((mark for mark in _MARKS if mark in found[0]), None)) is not None:
+        raise UserError(f"{file.url}: its columns are separated by {_MARKS[mark]}, not by commas; {SAVE}, with commas")
+    names = [" ".join(name.split()) for name in found]
     for name, count in Counter(names).items():
         if name and count > 1:
             raise UserError(f"{file.url}: {count} columns are named {name!r}; rename or remove all but one")
@@ -101,8 +90,10 @@ def _said(error: Exception) -> str:
     head, mark, rest = text.partition("Row #")
     number, _, said = rest.partition(":")
     text = f"{head}line {number}:{said}" if mark and number.isdigit() else text
-    counted = _COUNTS.match(text)
-    return counted[0] if counted else text
+    if (counted := _COUNTS.search(text)) is not None:
+        line, wanted, got = counted.groups()
+        return f"line {line} has {got} cells, the header {wanted}; a cell with a comma in it stands in quotes"
+    return "a row is longer than a MiB" if "straddling" in text else text
 
 
 def cells(table: pa.Table) -> Iterator[dict[str, str]]:
