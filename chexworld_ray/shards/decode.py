@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.formats import ADVICE, Format, recognise
 from chexworld_ray.shards.geometry import Orientation
-from chexworld_ray.shards.headers import jpeg2000_size, jpeg_frame, png_size, webp_size
+from chexworld_ray.shards.headers import jpeg2000_size, jpeg_frame, png_size, tiff_numbers, webp_size
 from chexworld_ray.shards.identity import HeaderIds
 from chexworld_ray.shards.rejected import Rejected, check_bytes, check_size
 from chexworld_ray.shards.tiff import check_tiff, polarity
@@ -142,6 +142,8 @@ def open_picture(data: bytes, max_megapixels: float, load: bool = True) -> Image
             if load:
                 image.load()
     except UnidentifiedImageError:
+        if form == "TIFF" and (numbers := tiff_numbers(data)) is not None:
+            raise Rejected("unsupported format", f"a TIFF of {numbers}; {ADVICE}") from None
         raise Rejected("damaged image", f"a {form} that can't be read: damaged, or of an odd kind; {ADVICE}") from None
     except (Rejected, MemoryError):
         raise

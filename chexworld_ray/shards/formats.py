@@ -39,16 +39,31 @@ _NAMED: dict[str, tuple[bytes, ...]] = {
     "NRRD": (b"NRRD",),
     "MetaImage": (b"ObjectType",),
     "NIfTI": (b"\x5c\x01\0\0", b"\0\0\x01\x5c"),
-    "PGM or PPM": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n", b"P5 ", b"P6 ", b"P2 ", b"P3 "),
+    "PGM or PPM": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n", b"P7\n", b"P5 ", b"P6 ", b"P2 ", b"P3 "),
+    "OpenEXR": (b"v/1\x01",),
+    "Radiance HDR": (b"#?RADIANCE", b"#?RGBE"),
+    "Sun raster": (b"\x59\xa6\x6a\x95",),
+    "QOI": (b"qoif",),
+    "DjVu": (b"AT&TFORM",),
+    "GIMP": (b"gimp xcf",),
+    "MATLAB": (b"MATLAB 5.0",),
+    "old Office": (b"\xd0\xcf\x11\xe0",),
     "SGI": (b"\x01\xda",),
-    "SVG": (b"<svg",),
-    "XML or HTML": (b"<?xml", b"<!DOC", b"<html"),
     "zip archive": (b"PK\3\4",),
+    "7-Zip archive": (b"7z\xbc\xaf",),
+    "RAR archive": (b"Rar!",),
     "gzip": (b"\x1f\x8b",),
     "Parquet": (b"PAR1",),
 }
-_LFS = b"version https://git-lfs.github.com/"
+_MARKUP = (b"<?xml", b"<!doc", b"<html", b"<head", b"<body", b"<svg")
+_POINTERS = {
+    "Git LFS": ((b"version https://git-lfs.github.com/", b"version https://hawser.github.com/"), "git lfs pull"),
+    "git-annex": ((b"/annex/objects/",), "git annex get"),
+    "DVC": ((b"outs:\n- md5:",), "dvc pull"),
+}
 _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"hevc": "HEIC", b"avif": "AVIF"}
+_LOOKED_AT = 256  # bytes
+_NO_TEXT = {*range(32)} - {*b"\t\n\r\f"}
 ADVICE = "convert it to PNG, TIFF, JPEG or DICOM"
 
 
@@ -66,11 +81,12 @@ def recognise(data: bytes) -> Format:
     for known, starts in READ.items():
         if data.startswith(starts):
             return known
-    if data.startswith(_LFS):
-        raise Rejected("not downloaded", "a Git LFS pointer stands here for the file; run git lfs pull")
+    for keeper, (starts, command) in _POINTERS.items():
+        if data.startswith(starts):
+            raise Rejected("not downloaded", f"a {keeper} pointer stands here for the file; run {command}")
     name = _name(data)
     if name is None:
-        raise Rejected("not an image")
+        raise Rejected("not an image", _unknown(data))
     raise Rejected("unsupported format", f"{name}; {ADVICE}")
 
 
@@ -85,4 +101,16 @@ def surely_no_dicom(data: bytes) -> bool:
 def _name(data: bytes) -> str | None:
     if data[4:8] == b"ftyp":
         return _BRANDS.get(data[8:12], "video or HEIF")
+    if data[:64].lstrip().lower().startswith(_MARKUP):
+        return "XML or HTML, perhaps a server's answer"
     return next((name for name, starts in _NAMED.items() if data.startswith(starts)), None)
+
+
+def _unknown(data: bytes) -> str:
+    """What can be said of a file of no known format; no text is quoted, for it may tell a patient."""
+    start = data[:_LOOKED_AT]
+    if not start.strip(b"\0"):
+        return "it begins with zeros, as after a copy that was cut short"
+    if start.isascii() and not set(start) & _NO_TEXT:
+        return "text"
+    return f"no known format begins with the bytes {start[:4].hex(' ')}"

@@ -3,11 +3,16 @@
 Decoders allocate what a codestream says, whatever the container around it says. Sizes are in pixels.
 """
 
+import io
 import struct
+import warnings
 from typing import NamedTuple
+
+from PIL import TiffImagePlugin
 
 from chexworld_ray.shards.rejected import Rejected
 
+_TIFF_KINDS = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
@@ -65,6 +70,21 @@ def webp_size(data: bytes) -> Announced:
         packed = int.from_bytes(body[1:5], "little")
         return Announced(1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF), 4, 8)
     raise Rejected("damaged image", "a WebP without its header")
+
+
+def tiff_numbers(data: bytes) -> str | None:
+    """What a TIFF's first page says that its pixels are, in words; None where it does not say."""
+    file = io.BytesIO(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if data[2:3] in b"+\0" else 8))
+            file.seek(tags.next)
+            tags.load(file)
+            kind = _TIFF_KINDS.get(tags.get(339, (1,))[0], "integers")
+            return f"{tags.get(277, 1)} x {max(tags[258])}-bit {kind}, compression {tags.get(259, 1)}"
+    except Exception:  # damaged files make the parser raise whatever it trips over
+        return None
 
 
 def jpeg_frame(data: bytes) -> JpegFrame:
