@@ -25,7 +25,7 @@ from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
 from chexworld_ray.shards.manifest import Manifest, load
 from chexworld_ray.shards.originals import originals
 from chexworld_ray.shards.settings import CleanSettings, WriteSettings
-from chexworld_ray.shards.source import Source
+from chexworld_ray.shards.source import Source, pack
 from chexworld_ray.shards.sources.listing import list_files
 from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.storage import place
@@ -114,6 +114,17 @@ def test_an_interrupted_ingest_goes_on_and_ends_with_the_same_bytes(
     assert contents(cut) == contents(tmp_path / "whole")
     assert again.data_version == whole.data_version
     assert not list(state.iterdir()), "a random key is forgotten when the ingest is complete"
+
+
+def test_one_patient_with_most_images_is_told(
+    ray_here: None, phantoms: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [replace(row, patient_id="Needle" if at < 14 else row.patient_id) for at, row in enumerate(phantoms)][:24]
+    manifest = ingest(replace(phantoms, packed=[pack(row) for row in rows]), str(tmp_path / "out"), SETTINGS)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "one patient has 14 of 24 images" in told
+    assert "Needle" not in told
+    assert [release.patient_rule for release in manifest.releases] == [2]
 
 
 def test_what_an_abandoned_ingest_left_is_removed(

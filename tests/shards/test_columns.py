@@ -92,10 +92,11 @@ def test_a_column_that_is_nearly_a_label_says_why_it_is_none(folder: Path, word:
     assert source.columns.labels == ()
     assert source.columns.meta[1] == ("age", "number"), "a word for nothing makes no text of numbers"
     assert [row.meta.get("age") for row in source] == [61.0, None, 7.0, 1.0, 0.0]
-    (told,) = [line for line in last_lines(source) if line.startswith("no labels")]
+    (told,) = [line for line in last_lines(source) if "is no label" in line]
     what = "numbers" if source.columns.meta[0] == ("opacity", "number") else "words or numbers"
-    assert told.endswith(f": opacity (1 of 4 cells hold other {what}, first in row 4)")
-    assert "--label-columns" in told
+    assert told.startswith(
+        f"opacity is no label: 1 of 4 cells hold other {what}, first in row 4; correct that, or name"
+    )
 
 
 def test_letters_are_labels_only_beside_their_opposite(folder: Path) -> None:
@@ -104,17 +105,18 @@ def test_letters_are_labels_only_beside_their_opposite(folder: Path) -> None:
     )
     assert source.columns.labels == ("both",)
     assert source.columns.meta == (("sex", "text"), ("sexes", "text"), ("seen", "text"))
-    (told,) = [line for line in last_lines(source) if line.startswith("no labels")]
-    assert "sex (F alone may mean something else" in told
-    assert "seen (Y alone may mean something else" in told
-    assert "sexes" not in told, "a column of two sexes is no half of a label"
+    told = [line.partition(";")[0] for line in last_lines(source) if "is no label" in line]
+    assert told == [
+        f"{name} is no label: {letter} alone may mean something else than yes or no"
+        for name, letter in (("sex", "F"), ("seen", "Y"))
+    ], "a column of two sexes is no half of a label"
 
 
 def test_what_the_user_names_is_a_label_and_the_rest_is_told(folder: Path) -> None:
     source = read(folder, {"grade": ["3", "NA", "yes", "worse"], "flag": ["1", "0", "1", "0"]}, ("grade",))
     assert [row.labels for row in source] == [{"grade": 3.0}, {}, {"grade": 1.0}]
     assert [one.detail for one in source.set_aside] == ["labels.csv, row 4: column 'grade' holds no number"]
-    assert last_lines(source)[-1] == "no labels, though most cells say 1 or 0: flag (--label-columns does not name it)"
+    assert last_lines(source)[-1] == "flag is no label: --label-columns does not name it"
 
 
 def test_what_is_told_quotes_no_cell_of_a_person(folder: Path) -> None:

@@ -97,17 +97,20 @@ def told_words(labels: Mapping[str, Cells]) -> list[str]:
 
 
 def told_no_labels(table: pa.Table, meta: Mapping[str, Cells], named: bool) -> list[str]:
-    """A line on the columns that are nearly labels and why they are none; none where there are none. `named`: the user
-    has named the labels.
-    """
-    told: dict[str, str] = {}
-    for name, cells in meta.items():
-        if nearly_label(cells):
-            row = _first_odd_row(table, name)
-            where = "" if row is None else f", first in row {row}"
-            told[name] = "--label-columns does not name it" if named else f"{why_no_label(cells)}{where}"
-    advice = "" if named else " (correct the other cells, or name the column with --label-columns)"
-    return _line(f"no labels, though most cells say 1 or 0{advice}", told)
+    """A line on each column that is nearly a label, and why it is none. `named`: the user has named the labels."""
+    return [
+        f"{shown(name)} is no label: {_why(table, name, cells, named)}"
+        for name, cells in meta.items()
+        if nearly_label(cells)
+    ]
+
+
+def _why(table: pa.Table, name: str, cells: Cells, named: bool) -> str:
+    if named:
+        return "--label-columns does not name it"
+    row = _first_odd_row(table, name)
+    where = "" if row is None else f", first in row {row}"
+    return f"{why_no_label(cells)}{where}; correct that, or name the column with --label-columns"
 
 
 def _line(what: str, told: Mapping[str, str]) -> list[str]:
