@@ -35,6 +35,8 @@ class Embeddings:
     data_version: str
     kind: str
     image_size: int | None
+    version: int = 1
+    """Of how features are made (`evaluation.features`); the first did not write it down."""
 
 
 def part_name(file: FileRecord, index: int) -> str:

@@ -21,6 +21,7 @@ from chexworld_ray.shards.schema import column_fields
 from chexworld_ray.storage import Place
 from chexworld_ray.views.batch import whole_view
 
+VERSION = 1  # raise it where an encoder gives other features of an image than before: its view, the mean over tokens
 KEYS = ("image_id", "dataset", "patient_id", "split")
 SHOT = "meta_shot_"  # a published few-shot draw
 PROJECTIONS = ("frontal", "unknown")

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+VERSION = 1  # raise it where the same inputs give other scores than before
+
 
 def dice(found_HW: np.ndarray, truth_HW: np.ndarray) -> float:
     """2|A∩B| / (|A|+|B|) of boolean masks; 1 where both are empty."""

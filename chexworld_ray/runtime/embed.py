@@ -17,7 +17,7 @@ from chexworld_ray.analysis.embeddings import (
 )
 from chexworld_ray.config import difference
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.features import PROJECTIONS, embed
+from chexworld_ray.evaluation.features import PROJECTIONS, VERSION, embed
 from chexworld_ray.models.backbone import timm_bytes
 from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.extraction import Extraction, Inputs, device, extract, open_encoder
@@ -46,7 +46,7 @@ def embed_data(
         raise UserError("embed: --run URL or --encoder timm:NAME, one of them")
     manifest, out = manifests.load(data_url), storage.place(out_url)
     kind: Inputs = "tokens" if tokens else "features"
-    asked = Embeddings(source.partition("@")[0], 0, manifest.url, manifest.data_version, kind, image_size)
+    asked = Embeddings(source.partition("@")[0], 0, manifest.url, manifest.data_version, kind, image_size, VERSION)
     if storage.exists(out / FACTS):
         _refuse_others(read_facts(out), asked, out)
     else:

@@ -4,15 +4,14 @@ What is scored already is not computed again, so an interrupted evaluation goes 
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation import results_file
+from chexworld_ray.evaluation.dependence import scores_key
 from chexworld_ray.evaluation.features import PROJECTIONS
 from chexworld_ray.evaluation.results import ResultRow, ScoredTrial, result_rows
 from chexworld_ray.evaluation.settings import EvaluationSettings
@@ -106,7 +105,7 @@ def score(
             trial,
             manifest.url,
             subject.encoder.url,
-            (subject.folder / PREDICTOR).url if settings.finetune.predictor and subject.kind != "foreign" else None,
+            (subject.folder / PREDICTOR).url if _trains_predictor(subject, trial, settings) else None,
             subject.extraction("tokens" if NEEDS[trial.protocol] == "tokens" else "features").folder.url,
             subject.image_size,
             file.url,
@@ -167,7 +166,12 @@ def _trials(tasks: Sequence[Task], settings: EvaluationSettings) -> list[Trial]:
 
 def _file(subject: Subject, trial: Trial, settings: EvaluationSettings) -> storage.Place:
     """Where a trial's scores are kept: its name tells all that they depend on."""
-    own = [asdict(settings).get(trial.protocol), asdict(settings.grid) if trial.protocol == "finetune" else None]
-    key = [asdict(trial), settings.splits, own, subject.image_size]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    return subject.folder / "scores" / f"{trial.task.name.replace('/', '-')}-{trial.name}-{digest}.parquet"
+    predictor = None
+    if _trains_predictor(subject, trial, settings):
+        predictor = hashlib.sha256(storage.fetch(subject.folder / PREDICTOR)).hexdigest()
+    key = scores_key(trial, settings, subject.image_size, subject.digest, predictor)
+    return subject.folder / "scores" / f"{trial.task.name.replace('/', '-')}-{trial.name}-{key}.parquet"
+
+
+def _trains_predictor(subject: Subject, trial: Trial, settings: EvaluationSettings) -> bool:
+    return trial.protocol == "finetune" and settings.finetune.predictor and subject.kind != "foreign"

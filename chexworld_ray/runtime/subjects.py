@@ -1,15 +1,17 @@
 """Encoders under evaluation, copied out of reach of their run's retention.
 
-`<run>/evaluations/<data version>/<random | checkpoint_…>/` holds an encoder, its features and tokens, and the scores.
+`<run>/evaluations/<data version>/<random | checkpoint_…>/` holds an encoder, its features and tokens, and the scores;
+names of these tell what they depend on (`evaluation.dependence`).
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safetensors.torch import save
 
 from chexworld_ray import storage
 from chexworld_ray.errors import UserError
+from chexworld_ray.evaluation.dependence import features_key
 from chexworld_ray.evaluation.results import Kind
 from chexworld_ray.models.backbone import timm_bytes
 from chexworld_ray.models.predictor import build_predictor
@@ -34,6 +36,8 @@ class Subject:
     seed: int | None
     folder: storage.Place
     image_size: int | None
+    digest: str = ""
+    """sha256 of its file."""
 
     @property
     def encoder(self) -> storage.Place:
@@ -43,7 +47,8 @@ class Subject:
     def extraction(self, kind: Inputs) -> Extraction:
         """Where its features or tokens are, and what they are made with."""
         name = kind if self.image_size is None else f"{kind}-{self.image_size}"
-        return Extraction(self.encoder.url, self.image_size, self.folder / name, kind)
+        folder = self.folder / f"{name}-{features_key(self.digest)}"
+        return Extraction(self.encoder.url, self.image_size, folder, kind)
 
 
 def subjects_of(one: Run, manifest: Manifest, image_size: int | None, *, every: bool) -> list[Subject]:
@@ -80,7 +85,9 @@ def checkpoint_subject(
     """A checkpoint, its files copied; None, and a line, where it is not whole."""
     folder = one.root / FOLDER / manifest.data_version / checkpoint_files.folder_name(candidate.position)
     subject = Subject(one.root.name, "checkpoint", candidate.position, one.science.seed, folder, image_size)
-    if not storage.exists(subject.encoder):
+    if storage.exists(subject.encoder):
+        subject = _told(subject)
+    if not subject.digest or _written_anew(candidate, subject.digest):
         try:
             with run.local_copy(candidate) as (copy, damage):
                 if damage is None:
@@ -91,7 +98,22 @@ def checkpoint_subject(
         if damage is not None:
             say(f"{candidate.root.url} is passed over: {damage}")
             return None
+        subject = _told(subject)
     return subject
+
+
+def _written_anew(candidate: run.StoredCheckpoint, copied: str) -> bool:
+    """Whether the run has other weights at this position than those that were copied: it was begun again, say."""
+    try:
+        entries = storage.read_json(candidate.root / checkpoint_files.MANIFEST)["files"]
+        return entries[checkpoint_files.TARGET]["sha256"] != copied
+    except (FileNotFoundError, UserError, LookupError, TypeError):  # gone or damaged: the copy is what there is
+        return False
+
+
+def _told(subject: Subject) -> Subject:
+    """With the digest of the file that is there."""
+    return replace(subject, digest=hashlib.sha256(storage.fetch(subject.encoder)).hexdigest())
 
 
 def random_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subject:
@@ -103,7 +125,7 @@ def random_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subj
         predictor = build_predictor(model, one.science.seed)
         storage.write_bytes(folder / PREDICTOR, save(predictor.state_dict()))
         storage.write_bytes(subject.encoder, untrained_encoder_bytes(model, one.science.seed, one.pixels))
-    return subject
+    return _told(subject)
 
 
 def foreign_subject(source: str, home: storage.Place, manifest: Manifest, image_size: int | None) -> Subject:
@@ -120,4 +142,4 @@ def foreign_subject(source: str, home: storage.Place, manifest: Manifest, image_
     subject = Subject(shown, "foreign", 0, None, folder, image_size)
     if not storage.exists(subject.encoder):
         storage.write_bytes(subject.encoder, data)
-    return subject
+    return _told(subject)

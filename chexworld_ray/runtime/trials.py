@@ -181,9 +181,7 @@ def _run(job: TrialJob, settings: EvaluationSettings, report: Any) -> Scored:
         parts = load_features(storage.place(job.inputs), trial.task.dataset)
 
     def backbone(size: Size, drop_path: float) -> Backbone:
-        predictor = None
-        if trial.protocol == "finetune" and job.predictor is not None:
-            predictor = storage.fetch(storage.place(job.predictor))
+        predictor = None if job.predictor is None else storage.fetch(storage.place(job.predictor))
         size = size._replace(image=job.image_size)
         return read_backbone(storage.fetch(storage.place(job.encoder)), job.encoder, size, drop_path, predictor)
 
