@@ -56,7 +56,8 @@ class Runtime:
     tensorboard: bool = True
     """Write TensorBoard events below the run."""
     tracker: TrackerKind | None = None
-    """Send the numbers to W&B or MLflow as well; where to, and the secret, are their own environment variables."""
+    """Send the numbers to W&B or MLflow as well; where to, and the secret, are their own environment variables
+    (WANDB_API_KEY, MLFLOW_TRACKING_URI, …)."""
     autoscaling: bool = False
     """The cluster adds machines on demand: wait for workers instead of refusing what does not fit now."""
     max_failures: int = 20

@@ -6,6 +6,7 @@ goes on in the same one.
 """
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -18,6 +19,13 @@ from chexworld_ray.trust import plain_name
 
 IDENTITY = "tracker.json"
 PROJECT = "chexworld_ray"
+
+
+_MLFLOW_NAMES = ("databricks", "databricks-uc", "uc")  # addresses without a path
+_MLFLOW_REMEDY = (
+    "set MLFLOW_TRACKING_URI=http://HOST:5000, where `mlflow server` runs (the full package: pip install mlflow); or "
+    "file:///ABSOLUTE/FOLDER and MLFLOW_ALLOW_FILE_STORE=true; or, with the full package, sqlite:////ABSOLUTE/FILE.db"
+)
 
 
 class Tracker(Protocol):
@@ -119,16 +127,45 @@ class Tracking:
         try:
             act()
         except Exception as error:  # each tracker has its own, and none is worth a run
-            said = masked(f"{type(error).__name__}: {error}")[:200]
+            said = masked(f"{type(error).__name__}: {error}")[:600]
             self._say(f"{self._kind} is given up until the next start: {said}")
             self._tracker = None
 
 
 def require(kind: TrackerKind | None) -> None:
-    """Make sure that the tracker's client is installed.
+    """Make sure that the tracker's client is installed, and that it can open what its environment names.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not, or can't; with what to set. Whether a server answers is not asked.
     """
-    if kind is not None and importlib.util.find_spec(kind) is None:
+    if kind is None:
+        return
+    if importlib.util.find_spec(kind) is None:
         raise UserError(f'--tracker {kind}: its client is not installed; pip install "chexworld_ray[{kind}]"')
+    if kind == "mlflow":
+        _require_mlflow()
+
+
+def _require_mlflow() -> None:
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not address:
+        raise UserError(f"--tracker mlflow: MLFLOW_TRACKING_URI is not set; {_MLFLOW_REMEDY}")
+    if _is_relative(address):
+        raise UserError(f"--tracker mlflow: workers don't find {address} from their own folder; {_MLFLOW_REMEDY}")
+    from mlflow import MlflowClient
+
+    try:
+        MlflowClient()
+    except Exception as error:  # its stores have no common base for what they lack
+        said = masked(" ".join(str(error).split())).partition(". ")[0][:200]
+        raise UserError(f"--tracker mlflow: {masked(address)} can't be used ({said}); {_MLFLOW_REMEDY}") from None
+
+
+def _is_relative(address: str) -> bool:
+    """Whether an address of MLflow is a file or folder that depends on where a process stands."""
+    scheme, colon, rest = address.partition(":")
+    if not colon:
+        return not address.startswith("/") and address not in _MLFLOW_NAMES
+    if scheme == "file":
+        return not rest.startswith("/") or (rest.startswith("//") and not rest.startswith("///"))
+    return scheme == "sqlite" and not rest.startswith("////")
