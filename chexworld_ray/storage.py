@@ -34,6 +34,8 @@ _S3_OPTIONS: dict[str, Any] = {
 }
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _NO_BUCKET = re.compile(r"(?i)bucket does not exist|NoSuchBucket")
+_NO_RANGE = re.compile(r"(?i)range.*not satisfiable|InvalidRange|\b416\b")
+_PIECE = 1 << 20  # bytes that are read at a time of what tells no size
 _LARGEST_JSON = 256 << 20  # bytes
 _MARKERS = ("/", "_$folder$")  # of consoles, MinIO and others; of Hadoop
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.draft$")
@@ -105,9 +107,35 @@ def fetch(url: Place, limit: int = LARGEST) -> bytes:
     with _told(url, PermissionError, ValueError):
         if url.is_local:
             return read_regular(url.path, limit)
-        size = url.fs.info(url.path)["size"] if limit < LARGEST else None
-        check_bytes(url.url, size or 0, limit)
+        if limit < LARGEST:
+            return _bounded(url, limit)
         data: Any = url.fs.cat_file(url.path)
+    return data
+
+
+def _bounded(url: Place, limit: int) -> bytes:
+    """All bytes of a remote file in one request, which asks for hardly more than it may have.
+
+    Raises:
+        UnfitFile: it has more.
+    """
+    if "http" in url.fs.protocol:  # a server may answer with more than is asked for
+        with url.fs.open(url.path, "rb", block_size=0, size=1) as file:  # a size that is given is not asked for
+            pieces: list[Any] = [b""]
+            size = 0
+            while size <= limit and (piece := file.read(_PIECE)):
+                pieces.append(piece)
+                size += len(piece)
+        check_bytes(url.url, size, limit)
+        return b"".join(pieces)
+    try:
+        data: Any = url.fs.cat_file(url.path, start=0, end=limit + 1)
+    except Exception as error:
+        if not _NO_RANGE.search(str(error)):
+            raise
+        data = url.fs.cat_file(url.path)  # an empty object has no first byte
+    if len(data) > limit:
+        check_bytes(url.url, max(len(data), int(url.fs.info(url.path)["size"] or 0)), limit)
     return data
 
 

@@ -1,6 +1,9 @@
 """Places: local and on a real S3 server, what goes wrong there, and what the user is told."""
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import s3fs
 
 from chexworld_ray.benchmarks.object_store import SECRET, Answer, environment, free_port, proxy, s3_server
 from chexworld_ray.errors import UserError
+from chexworld_ray.regular_files import UnfitFile
 from chexworld_ray.storage import (
     Place,
     StorageError,
@@ -106,6 +110,57 @@ def test_a_server_that_is_not_there_is_one_clear_line(use: Use, monkeypatch: pyt
     monkeypatch.setattr("chexworld_ray.storage._S3_OPTIONS", {"config_kwargs": {"retries": {"total_max_attempts": 1}}})
     for action in everything(place("s3://bucket")):
         assert "can't be reached" in told(action)
+
+
+def test_a_file_with_a_limit_costs_one_request(server: int, use: Use) -> None:
+    """One that is empty, or too large, two: a store refuses a part of nothing, and the size is told."""
+    use(server)
+    for name, size in (("none", 0), ("some", 999), ("most", 1000), ("more", 5000)):
+        write_bytes(place(f"s3://bucket/sizes/{name}"), b"x" * size)
+    asked: list[str] = []
+
+    def decide(_number: int, method: str, path: str) -> Answer | None:
+        asked.append(f"{method} {path.partition('?')[0]}")
+
+    with proxy(server, decide) as before:
+        use(before.port)
+        for name, size in (("some", 999), ("most", 1000)):
+            assert len(fetch(place(f"s3://bucket/sizes/{name}"), 1000)) == size
+        assert asked == ["GET /bucket/sizes/some", "GET /bucket/sizes/most"]
+        assert fetch(place("s3://bucket/sizes/none"), 1000) == b""
+        with pytest.raises(UnfitFile, match="5000 bytes, at most 1000 are read"):
+            fetch(place("s3://bucket/sizes/more"), 1000)
+        with pytest.raises(FileNotFoundError):
+            fetch(place("s3://bucket/sizes/other"), 1000)
+
+
+def test_a_web_server_that_tells_no_size_fills_no_memory() -> None:
+    """And one that tells it is asked once."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            left = 999 if self.path == "/small" else 1 << 30
+            with suppress(OSError):  # the reader goes away
+                while left > 0:
+                    left -= self.wfile.write(b"x" * min(left, 65536))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        threading.Thread(target=web.serve_forever).start()
+        try:
+            root = place(f"http://127.0.0.1:{web.server_port}")
+            assert len(fetch(root / "small", 1000)) == 999
+            with pytest.raises(UnfitFile, match="at most 1000 are read"):
+                fetch(root / "endless", 1000)
+        finally:
+            web.shutdown()
+    assert asked == ["/small", "/endless"]
 
 
 def test_throttling_and_server_errors_are_tried_again(server: int, use: Use) -> None:
