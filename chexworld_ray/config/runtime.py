@@ -61,7 +61,8 @@ class Runtime:
     autoscaling: bool = False
     """The cluster adds machines on demand: wait for workers instead of refusing what does not fit now."""
     max_failures: int = 20
-    """Worker losses that a run survives between two starts."""
+    """Losses and errors of workers that a run survives between two starts; the same error twice at the same position
+    ends it."""
     max_skipped_in_row: int = 10
     """Steps in a row without a finite gradient after which a run is stopped; looked at when a line is logged."""
 

@@ -24,6 +24,7 @@ class Board:
     def __init__(self) -> None:
         self._values: dict[str, asyncio.Future[Any]] = {}
         self._records: list[dict[str, Any]] = []
+        self._reason = ""
 
     def _slot(self, key: str) -> "asyncio.Future[Any]":
         return self._values.setdefault(key, asyncio.get_running_loop().create_future())
@@ -54,3 +55,11 @@ class Board:
         """Records since the last call."""
         records, self._records = self._records, []
         return records
+
+    async def halt(self, reason: str) -> None:
+        """The driver wants the run to end."""
+        self._reason = reason
+
+    async def halted(self) -> str:
+        """Why the driver wants the run to end; empty where it does not."""
+        return self._reason

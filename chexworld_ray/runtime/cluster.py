@@ -146,7 +146,8 @@ def causes(error: BaseException) -> list[BaseException]:
     """An error, what Ray has wrapped it around, and what these came from."""
     seen: list[BaseException] = [error]
     for one in seen:
-        further = (getattr(one, "cause", None), one.__cause__, one.__context__)
+        wrapped = (getattr(one, name, None) for name in ("cause", "controller_failure"))
+        further = (*wrapped, one.__cause__, one.__context__)
         seen += [deeper for deeper in further if isinstance(deeper, BaseException) and deeper not in seen]
     return seen
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from chexworld_ray import storage
@@ -12,11 +12,12 @@ from chexworld_ray.config import RunSettings, Runtime
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import new_board
 from chexworld_ray.runtime.cluster import connect, place_workers, say, user_error
+from chexworld_ray.runtime.failures import Failures, to_blame
 from chexworld_ray.runtime.filesystem import ray_storage
 from chexworld_ray.runtime.job import Job
 from chexworld_ray.runtime.progress import following
 from chexworld_ray.runtime.reservation import release
-from chexworld_ray.shards.lock import PRETRAIN, locked
+from chexworld_ray.shards.lock import PRETRAIN, Lock, locked
 from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import Place
@@ -54,7 +55,7 @@ def pretrain(
     stored = ray_storage(storage_url)
     if resume_from is not None:
         resume_from = run.compatible(resume_from, settings.science, manifests)
-    with locked(root / DRIVER, PRETRAIN):
+    with locked(root / DRIVER, PRETRAIN) as lock:
         listed = _listed(root)
         _refuse_lost(root, listed)
         _remove_orphans(root, listed)
@@ -64,24 +65,27 @@ def pretrain(
             say(note)
         say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")
         job = Job(settings, [m.url for m in manifests], plan, record.pixels, root.url, resume_from, total, new_board())
-        _fit(job, RunConfig(name=name, **stored, **_patience(settings.runtime)), placement.resources)
+        config = RunConfig(name=name, **stored, **_patience(settings.runtime, job.board))
+        _fit(job, config, placement.resources, lock)
     return record
 
 
-def _patience(runtime: Runtime) -> dict[str, Any]:
-    """What a run survives, what it keeps, and what Ray says of it."""
+def _patience(runtime: Runtime, board: Any) -> dict[str, Any]:
+    """What a run survives, what it keeps, and what is said of it."""
     return {
+        "callbacks": [Failures(board)],
         "failure_config": FailureConfig(max_failures=runtime.max_failures, max_preemption_failures=-1),
         "checkpoint_config": CheckpointConfig(num_to_keep=runtime.keep),
         "logging_config": LoggingConfig(log_level="ERROR"),
     }
 
 
-def _fit(job: Job, config: RunConfig, resources: dict[str, float]) -> None:
+def _fit(job: Job, config: RunConfig, resources: dict[str, float], lock: Lock) -> None:
     """Train to the end, and show how far it is.
 
     Raises:
-        UserError: a worker met a user's mistake, or training diverged.
+        UserError: a worker met a user's mistake, training diverged, the same error came again and again, or another
+            driver took the lock.
     """
     runtime = job.settings.runtime
     trainer = TorchTrainer(
@@ -91,16 +95,20 @@ def _fit(job: Job, config: RunConfig, resources: dict[str, float]) -> None:
         scaling_config=_scaling(runtime, resources),
         run_config=config,
     )
-    with following(job.board, job.total) as display:
+    with following(job.board, job.total, lock):
         try:
             trainer.fit()
+        except WorkerGroupError as error:
+            rank, failed = to_blame(error.worker_failures, 0)
+            raise UserError(
+                f"workers failed more often than --max-failures {runtime.max_failures}, last worker {rank}: {failed}; "
+                "the same command goes on from the newest checkpoint"
+            ) from None
         except Exception as error:
             told = user_error(error)
             if told is None:
                 raise
-            raise UserError(f"{told}; the same command goes on from the newest checkpoint") from None
-    if display.fatal is not None:
-        raise UserError(display.fatal)
+            raise told from None
 
 
 def train_loop(config: dict[str, Any]) -> None:

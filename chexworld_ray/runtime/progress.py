@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from chexworld_ray.addresses import masked
+from chexworld_ray.shards.lock import Lock
 
 POLL_SECONDS = 0.5
 
@@ -37,10 +38,9 @@ def _probe(record: dict[str, Any]) -> str:
 
 
 class Display:
-    """What the driver shows; `fatal` is what a worker said before it gave up."""
+    """What the driver shows."""
 
     def __init__(self, total: int) -> None:
-        self.fatal: str | None = None
         self._console = Console(stderr=True)
         self._live: Progress | None = None
         self._task: TaskID | None = None
@@ -56,10 +56,8 @@ class Display:
             self._live.start()
 
     def show(self, record: dict[str, Any]) -> None:
-        """A progress record, a message for the user, or a worker's last word."""
-        if "fatal" in record:
-            self.fatal = record["fatal"]
-        elif "message" in record:
+        """A progress record, or a message for the user."""
+        if "message" in record:
             self._console.print(masked(record["message"]), highlight=False, soft_wrap=True)
         elif self._live is not None and self._task is not None:
             self._live.update(self._task, description=_figures(record), completed=record["images_seen"])
@@ -73,19 +71,21 @@ class Display:
 
 
 @contextmanager
-def following(board: Any, total: int) -> Iterator[Display]:
-    """Show what workers push to the board while the body runs."""
+def following(board: Any, total: int, lock: Lock) -> Iterator[None]:
+    """Show what workers push to the board while the body runs; they are told to end where the lock is lost."""
     display, done = Display(total), threading.Event()
 
     def follow() -> None:
         while not done.wait(POLL_SECONDS):
             for record in ray.get(board.drain.remote()):
                 display.show(record)
+            if lock.lost.is_set():
+                board.halt.remote(lock.loss)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
-        yield display
+        yield
     finally:
         done.set()
         thread.join()

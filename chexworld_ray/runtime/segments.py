@@ -11,8 +11,10 @@ import pyarrow as pa
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from chexworld_ray.errors import UserError
 from chexworld_ray.shards.plan import WINDOW_GROUPS, Plan, Window, share_size
-from chexworld_ray.shards.reader import read_window
+from chexworld_ray.shards.reader import empty_window, read_window
+from chexworld_ray.storage import StorageError
 
 WINDOWS_AHEAD = 8  # of a worker
 BATCHES_AHEAD = 32
@@ -53,6 +55,9 @@ def bytes_ahead(plan: Plan, global_batch: int, workers: int) -> int:
 def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, workers: int) -> list[Any]:
     """Ray Data iterators over positions [start, stop), one for each worker; a block is one share.
 
+    Of an error in a task Ray Data keeps the text only. So one that a user can mend travels in `told`, in the rows of
+    what could not be read (empty elsewhere); `away`: the storage is to blame, and may come back.
+
     The order rests on preserve_order, equal blocks and round-robin splitting, which Ray does not promise: hence the
     check of every row where the blocks arrive.
     """
@@ -71,7 +76,14 @@ def segment_iterators(plan: Plan, start: int, stop: int, global_batch: int, work
 
     def read(block: pa.Table) -> pa.Table:
         window = _from_row({name: block[name][0].as_py() for name in block.column_names})
-        return read_window(plan, window, start, stop, global_batch, padding)
+        told, away = "", False
+        try:
+            table = read_window(plan, window, start, stop, global_batch, padding)
+        except UserError as error:
+            table = empty_window(window, start, stop, global_batch, padding)
+            told, away = str(error), isinstance(error, StorageError)
+        table = table.append_column("told", [pa.repeat(told, table.num_rows)])
+        return table.append_column("away", [pa.repeat(away, table.num_rows)])
 
     # not `from_arrow`, which asks a worker process about each table before it goes on
     due = ray.data.from_items([_as_row(window) for window in windows], override_num_blocks=len(windows))

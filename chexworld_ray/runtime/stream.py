@@ -17,9 +17,11 @@ import pyarrow as pa
 import ray
 
 from chexworld_ray.config import Science
+from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.segments import segment_iterators
 from chexworld_ray.shards.plan import Plan, segment_end
 from chexworld_ray.shards.reader import expected_positions
+from chexworld_ray.storage import StorageError
 from chexworld_ray.training.seen import Seen
 from chexworld_ray.views.batch import CropBatch, crop_share
 
@@ -42,7 +44,11 @@ class StreamSettings:
 
 
 def read_shares(settings: StreamSettings, position: int, board: Any) -> Iterator[pa.Table]:
-    """This rank's share of each global batch from `position` to the end of the run, still encoded, order checked."""
+    """This rank's share of each global batch from `position` to the end of the run, still encoded, order checked.
+
+    Raises:
+        UserError: rows could not be read.
+    """
     science = settings.science
     if settings.rank == 0:
         ray.get(board.keep_only.remote(f"{settings.attempt}:"))
@@ -55,6 +61,7 @@ def read_shares(settings: StreamSettings, position: int, board: Any) -> Iterator
             building = _build(builder, settings, stop, board)
             steps = 0
             for steps, block in enumerate(_blocks(iterator), start=1):
+                _raise_told(block)
                 _check_order(
                     block,
                     expected_positions(position, science.global_batch, settings.workers, settings.rank, steps - 1),
@@ -85,6 +92,18 @@ def _build(builder: ThreadPoolExecutor, settings: StreamSettings, start: int, bo
             ray.get(board.publish.remote(f"{settings.attempt}:{start}:{rank}", iterator))
 
     return builder.submit(build)
+
+
+def _raise_told(block: pa.Table) -> None:
+    """Raise what the tasks that read these rows have told.
+
+    Raises:
+        UserError: a user can mend it.
+        StorageError: the storage may come back.
+    """
+    for told, away in zip(block["told"].to_pylist(), block["away"].to_pylist(), strict=True):
+        if told:
+            raise StorageError(told) if away else UserError(told)
 
 
 def _check_order(block: pa.Table, expected: np.ndarray) -> None:

@@ -7,7 +7,6 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import ray
 import ray.train
 import torch
 from ray.train.collective import broadcast_from_rank_zero
@@ -17,6 +16,7 @@ from chexworld_ray import storage
 from chexworld_ray.config import to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.models.device import precision_on
+from chexworld_ray.runtime.failures import failing_at
 from chexworld_ray.runtime.job import Job
 from chexworld_ray.runtime.patience import patiently
 from chexworld_ray.runtime.reservation import remember
@@ -40,16 +40,14 @@ PATIENCE = 600.0  # s that a start waits for its storage before it gives up, and
 
 
 def work(job: Job) -> None:
-    """A worker's life. What no new start would cure is told to the driver instead of raised; a storage that is
-    away is raised, for Ray starts again.
+    """A worker's life. What ends it, `runtime.failures` looks at.
+
+    Raises:
+        UserError: what no new start would cure, or a storage that is away.
+        WorkerFailed: any other error.
     """
-    try:
+    with failing_at(lambda: 0):
         _train(job)
-    except StorageError:
-        raise
-    except UserError as error:
-        if ray.train.get_context().get_world_rank() == 0:
-            ray.get(job.board.push.remote({"fatal": str(error)}))
 
 
 def _train(job: Job) -> None:
@@ -83,7 +81,12 @@ def _train(job: Job) -> None:
 
         saver = Saver(job, attempt, start.taken, facts, log, seen)
         callbacks = Callbacks(write, saver, Notices(), _probe(job) if first else None)
-        train(state, shares, science, runtime, job.pixels, workers, callbacks)
+        with failing_at(lambda: state.position):
+            try:
+                train(state, shares, science, runtime, job.pixels, workers, callbacks)
+            except UserError:
+                saver.finish()  # the run ends with it, and goes on from there
+                raise
         saver.finish()
 
 
@@ -184,7 +187,10 @@ def _load(job: Job, state: TrainState, url: str, rank: int) -> dict[str, Any] | 
             raise RuntimeError(f"{url} is whole for the first worker, and here: {reason}")
         facts = checkpoint.load(state, folder)
     if facts["plan"] != job.plan.digest:
-        raise RuntimeError(f"{url} follows plan {facts['plan']}, this run {job.plan.digest}: the data changed")
+        raise UserError(
+            f"{url} follows plan {facts['plan']}, this run {job.plan.digest}: the data changed; name the version "
+            "of the data that it was trained on (--data …/manifest-NNNNN.json), or begin anew under another --name"
+        )
     return facts
 
 

@@ -40,6 +40,7 @@ class Work:
 
 INGEST = Work("ingest", "choose another --out")
 PRETRAIN = Work("pretrain", "choose another --name")
+SWEEP = Work("sweep", "choose another --name")
 RESULTS = Work("evaluation", "choose another --out")
 
 
@@ -104,6 +105,8 @@ class Lock:
         self._work = work
         self.file = folder / f"lock-{uuid.uuid4().hex}.json"
         self.owner = _owner()
+        self.lost = threading.Event()
+        """Set when another one is seen to have taken over."""
         self._released = threading.Event()
         self._write(0)
         self._renewing = threading.Thread(target=self._renew, name=f"{work.name} lock", daemon=True)
@@ -116,10 +119,15 @@ class Lock:
             LockLost: it does not.
         """
         if not exists(self.file):
-            raise LockLost(
-                f"{self.file.url}: the lock is gone: another {self._work.name} took this one for dead (was this "
-                "machine asleep?) and took over; look whether it runs, else start this one again"
-            )
+            raise LockLost(self.loss)
+
+    @property
+    def loss(self) -> str:
+        """The line on a lock that is gone."""
+        return (
+            f"{self.file.url}: the lock is gone: another {self._work.name} took this one for dead (was this "
+            "machine asleep?) and took over; look whether it runs, else start this one again"
+        )
 
     def stop(self) -> None:
         """Renew no more: the folder is about to be removed."""
@@ -142,6 +150,8 @@ class Lock:
             try:
                 if exists(self.file):
                     self._write(beat)
+                else:
+                    self.lost.set()
             except (UserError, OSError):
                 continue  # a store that is away for a while is the matter of what is written there, not of the lock
 

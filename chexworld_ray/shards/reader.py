@@ -81,6 +81,18 @@ def read_window(plan: Plan, window: Window, start: int, stop: int, global_batch:
     rows = whole.combine_chunks().take(plan.window_order(window)[low - window.start : high - window.start])
     positions = np.arange(low, high)
     table = pa.table([pa.array(positions), rows["image_id"], rows["image"]], schema=STREAM_SCHEMA)
+    return _padded(table, low, high, global_batch, padding)
+
+
+def empty_window(window: Window, start: int, stop: int, global_batch: int, padding: int) -> pa.Table:
+    """What `read_window` gives, without ids and images: for a window that can't be read."""
+    low, high = max(start, window.start), min(stop, window.start + window.rows)
+    nothing = [np.arange(low, high), [""] * (high - low), [b""] * (high - low)]
+    return _padded(pa.table(nothing, schema=STREAM_SCHEMA), low, high, global_batch, padding)
+
+
+def _padded(table: pa.Table, low: int, high: int, global_batch: int, padding: int) -> pa.Table:
+    """Rows at positions [low, high), with those without image after each global batch."""
     if not padding:
         return table
     empty = pa.table([[PADDING_POSITION] * padding, [""] * padding, [b""] * padding], schema=STREAM_SCHEMA)

@@ -77,14 +77,10 @@ def crop_share(images: Sequence[bytes], positions: np.ndarray, science: Science,
     """Decode and crop a worker's share of a global batch in a pool of threads.
 
     Raises:
-        RuntimeError: an image can't be decoded. No UserError, for of all workers this one alone knows of it, and has to
-            end the others.
+        DamagedImage: one can't be decoded.
     """
     jobs = [pool.submit(crop_image, data, int(at), science) for data, at in zip(images, positions, strict=True)]
-    try:
-        crops, boxes = zip(*(job.result() for job in jobs), strict=True)
-    except DamagedImage as error:
-        raise RuntimeError(str(error)) from None
+    crops, boxes = zip(*(job.result() for job in jobs), strict=True)
     weights = np.array([1.0 if data else 0.0 for data in images], np.float32)
     return CropBatch(np.stack(crops), np.stack(boxes), positions, weights)
 

@@ -1,17 +1,21 @@
 """The real stream through Ray Data: order, workers that do not divide the batch, segments across epochs."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 
 from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.runtime.board import Board
-from chexworld_ray.runtime.stream import StreamSettings, cropped_shares, read_shares
+from chexworld_ray.runtime.stream import StreamSettings, _raise_told, cropped_shares, read_shares
 from chexworld_ray.runtime.stream_benchmark import benchmark_stream
-from chexworld_ray.shards.manifest import Manifest
+from chexworld_ray.shards.manifest import Manifest, load
 from chexworld_ray.shards.plan import Plan, make_plan
+from chexworld_ray.storage import StorageError
 
 
 @ray.remote(num_cpus=0)
@@ -79,6 +83,35 @@ def test_an_order_that_is_wrong_stops_training(
     settings = StreamSettings(plan, tiny.science, 60, 1000, 2, 1, 0, "swapped")
     with pytest.raises(RuntimeError, match="out of order"):
         next(cropped_shares(settings, 0, Board.remote()))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_shard_that_can_not_be_read_is_told_to_the_worker_whose_rows_it_has(
+    ray_here: None, phantom_set: Manifest, tiny: RunSettings, tmp_path: Path, workers: int
+) -> None:
+    """In the words of the task that read it; a storage that is away is told apart, for it may come back."""
+    folder = tmp_path / "data"
+    shutil.copytree(phantom_set.root.path, folder)
+    plan = make_plan([load(str(folder))], ("train",), ("frontal",), 0)
+    bad = Path(plan.groups[-1].url)
+    bad.write_bytes(bad.read_bytes()[:1000])
+    board = Board.remote()
+    runs = [
+        consume.remote(
+            StreamSettings(plan, tiny.science, plan.rows // 10 * 10, 1000, 2, workers, rank, "try"), 0, board
+        )
+        for rank in range(workers)
+    ]
+    for run in runs:
+        with pytest.raises(UserError, match=f"{bad.name}: not a whole Parquet file"):
+            ray.get(run)
+
+
+def test_what_tasks_tell_of_a_storage_is_an_error_of_the_storage() -> None:
+    rows = {"told": ["", "s3://away: the store can't be reached"], "away": [False, True]}
+    with pytest.raises(StorageError, match="can't be reached"):
+        _raise_told(pa.table(rows))
+    _raise_told(pa.table({"told": [""], "away": [False]}))
 
 
 def test_crops_arrive_with_their_positions(ray_here: None, phantom_set: Manifest, tiny: RunSettings) -> None:

@@ -192,7 +192,7 @@ def test_a_run_that_was_named_is_gone_on_from_where_the_own_has_no_whole_one(
 
 def test_one_of_other_data_is_refused(job: Job, said: list[str | None]) -> None:
     write(job, job.run_url, 60, plan="another")
-    with pytest.raises(RuntimeError, match=f"follows plan another, this run {job.plan.digest}: the data changed"):
+    with pytest.raises(UserError, match=f"follows plan another, this run {job.plan.digest}: the data changed"):
         worker._restore(job, fresh(job), 0, 1)
 
 

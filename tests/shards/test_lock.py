@@ -110,6 +110,17 @@ def test_who_was_taken_for_dead_publishes_nothing(tmp_path: Path) -> None:
             lock.check()
 
 
+def test_who_was_taken_for_dead_notices_it_without_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.05)
+    with locked(place(str(tmp_path / "work"))) as lock:
+        remove(lock.file)
+        assert lock.lost.wait(20)
+        assert not Path(lock.file.path).exists(), "it is not made anew"
+    with locked(place(str(tmp_path / "work"))) as lock:
+        pass
+    assert not lock.lost.is_set()
+
+
 def test_a_lock_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "RENEW_SECONDS", 0.05)
     with locked(place(str(tmp_path / "work"))) as lock:
