@@ -20,9 +20,13 @@ from chexworld_ray.runtime.evaluate import score, tasks_of
 from chexworld_ray.runtime.pretrain import pretrain
 from chexworld_ray.runtime.subjects import newest_subject
 from chexworld_ray.shards import manifest as manifests
+from chexworld_ray.shards.lock import SWEEP, Lock, locked
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training import run
 from chexworld_ray.training.run import Run
+from chexworld_ray.training.trackers import require
+
+DRIVER = "_sweep"  # the lock of the one that drives the sweep, while it does
 
 
 def sweep(
@@ -39,16 +43,45 @@ def sweep(
     go on.
 
     Raises:
-        UserError: fewer than two variants, or a run failed; the same command goes on.
+        UserError: fewer than two variants, another sweep of the name runs, or a run failed; the same command goes on.
     """
     if len(variants) < 2 or seeds < 1 or parallel < 1:
         raise UserError("sweep: two variants or more, please, and at least one seed and one run at a time")
+    for settings in variants.values():
+        require(settings.runtime.tracker)
     manifest = manifests.load(data[0])
     _refuse_unlabelled(manifest, evaluation)
+    out = storage.place(where)
     tracked = any(one.runtime.tracker is not None for one in variants.values())
-    connect(*data, where, *(one.science.init for one in variants.values()), clouds=tracked)
-    wanted = {(name, seed): run_name(name, seed) for name in variants for seed in range(seeds)}
-    say(f"sweep {where}: {len(variants)} variants x {seeds} seeds, {parallel} at a time")
+    with locked(out / DRIVER, SWEEP) as lock:
+        connect(*data, where, *(one.science.init for one in variants.values()), clouds=tracked)
+        wanted = {(name, seed): run_name(name, seed) for name in variants for seed in range(seeds)}
+        say(f"sweep {where}: {len(variants)} variants x {seeds} seeds, {parallel} at a time")
+        _train(variants, data, where, wanted, parallel, lock)
+        tasks = tasks_of(manifest, evaluation)
+        runs = [run.load(out / called) for called in wanted.values()]
+        subjects = [newest_subject(one, manifest, evaluation.image_size) for one in runs]
+        trials = score(subjects, tasks, manifest, evaluation, out)
+        rows = sweep_rows([VariantTrials(name, [t for t in trials if variant_of(t.run) == name]) for name in variants])
+        lock.check()
+        write_results(out, rows)
+        say(f"report: {write_sweep_report(out, allowed=data)}")
+    return rows
+
+
+def _train(
+    variants: dict[str, RunSettings],
+    data: list[str],
+    where: str,
+    wanted: dict[tuple[str, int], str],
+    parallel: int,
+    lock: Lock,
+) -> None:
+    """Train what is not trained yet; `wanted`: names of the runs by variant and seed.
+
+    Raises:
+        UserError: a run failed, or another sweep took over.
+    """
     failed: list[str] = []
 
     def train(name: str, seed: int) -> None:
@@ -58,6 +91,7 @@ def sweep(
         if _ended(where, called, own):
             say(f"{called}: trained already")
             return
+        lock.check()
         try:
             pretrain(own, data, where, called)
         except Exception as error:
@@ -68,14 +102,6 @@ def sweep(
         list(pool.map(lambda key: train(*key), wanted))
     if failed:
         raise UserError(f"{len(failed)} of {len(wanted)} runs failed, first {failed[0]}; the same command goes on")
-    out = storage.place(where)
-    tasks = tasks_of(manifest, evaluation)
-    subjects = [newest_subject(run.load(out / called), manifest, evaluation.image_size) for called in wanted.values()]
-    trials = score(subjects, tasks, manifest, evaluation, out)
-    rows = sweep_rows([VariantTrials(name, [t for t in trials if variant_of(t.run) == name]) for name in variants])
-    write_results(out, rows)
-    say(f"report: {write_sweep_report(out, allowed=data)}")
-    return rows
 
 
 def _refuse_unlabelled(manifest: Manifest, evaluation: EvaluationSettings) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.recipes import ABLATIONS, demo, variants
-from chexworld_ray.runtime.sweep import sweep
+from chexworld_ray.runtime.sweep import DRIVER, sweep
+from chexworld_ray.shards.lock import SWEEP, locked
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.registry import read_source
-from chexworld_ray.storage import place
+from chexworld_ray.storage import children, place
 from chexworld_ray.training import run
 
 KINDS = ["chexworld", "no_action", "local"]
@@ -66,6 +68,30 @@ def test_data_without_labels_are_refused_before_any_training(
     with pytest.raises(UserError, match="ingest --labels"):
         sweep(chosen, [bare.root.url], str(where), 1, 1, EvaluationSettings())
     assert not where.exists()
+
+
+def test_a_second_sweep_of_the_name_ends_in_one_line(phantom_set: Manifest, tmp_path: Path) -> None:
+    chosen = variants(["local", "chexworld"], demo())
+    with locked(folder := place(str(tmp_path)) / DRIVER, SWEEP):
+        with pytest.raises(
+            UserError, match=r"another sweep writes there \(process \d+.*choose another --name"
+        ) as caught:
+            sweep(chosen, [phantom_set.root.url], str(tmp_path), 1, 1, EvaluationSettings())
+        assert "\n" not in str(caught.value)
+        assert children(folder), "the first goes on"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tracker_that_can_not_be_used_is_told_before_the_first_run(
+    phantom_set: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is an extra")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    start = replace(demo(), runtime=replace(demo().runtime, tracker="mlflow"))
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI is not set"):
+        sweep(
+            variants(["local", "chexworld"], start), [phantom_set.root.url], str(tmp_path), 1, 1, EvaluationSettings()
+        )
 
 
 def words(data: Manifest, storage: Path) -> list[str]:
