@@ -16,11 +16,11 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.formats import ADVICE, Format, recognise
-from chexworld_ray.shards.geometry import Orientation
+from chexworld_ray.shards.geometry import UPRIGHT, Orientation
 from chexworld_ray.shards.headers import jpeg2000_size, jpeg_frame, png_size, tiff_numbers, webp_size
 from chexworld_ray.shards.identity import HeaderIds
+from chexworld_ray.shards.picture_tags import check_tiff, picture_orientation, polarity
 from chexworld_ray.shards.rejected import Rejected, check_bytes, check_size
-from chexworld_ray.shards.tiff import check_tiff, polarity
 
 GREY_TOLERANCE = 12  # largest difference of colour channels that chroma compression explains
 _BAND = 256  # rows that are looked at together, to take little memory beside the picture
@@ -196,8 +196,9 @@ def _decode_picture(data: bytes, form: Format, max_megapixels: float) -> Decoded
     frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # a telephone's thumbnail or gain map
     if frames > 1:
         raise Rejected("several frames", str(frames))
-    orientation = Orientation.from_exif(int(image.getexif().get(0x0112, 1)))
-    flags = [] if orientation == Orientation() else ["exif_rotated"]
+    orientation = picture_orientation(image)
+    flags = ["exif_unreadable"] if orientation is None else ["exif_rotated"] if orientation != UPRIGHT else []
+    orientation = orientation or UPRIGHT
     if pixels is not None:
         pixels_HW, more = (pixels[..., 0], []) if pixels.shape[-1] == 1 else grey_and_colour(pixels)
     elif form == "PNG" and data[24:25] == b"\x10" and not image.mode.startswith("I"):

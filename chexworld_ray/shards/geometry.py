@@ -39,10 +39,19 @@ class Orientation:
         image_HW = image_HW[::-1] if self.flip_rows else image_HW
         return image_HW[:, ::-1] if self.flip_columns else image_HW
 
+    def undo(self, upright_HW: np.ndarray) -> np.ndarray:
+        """The stored image that `apply` makes this upright one of (a view)."""
+        stored_HW = upright_HW[:, ::-1] if self.flip_columns else upright_HW
+        stored_HW = stored_HW[::-1] if self.flip_rows else stored_HW
+        return stored_HW.T if self.transpose else stored_HW
+
     def point(self, row: float, col: float, height: int, width: int) -> tuple[float, float]:
         """Where a point of the stored image lands; height and width are those of the upright image."""
         row, col = (col, row) if self.transpose else (row, col)
         return (height - row if self.flip_rows else row), (width - col if self.flip_columns else col)
+
+
+UPRIGHT = Orientation()
 
 
 @dataclass(frozen=True)

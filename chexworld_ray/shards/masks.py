@@ -8,6 +8,9 @@ from PIL import Image
 
 from chexworld_ray.shards.bounds import memory_bound
 from chexworld_ray.shards.decode import MOST_STORED, DamagedImage, open_picture
+from chexworld_ray.shards.formats import recognise
+from chexworld_ray.shards.geometry import UPRIGHT, Orientation
+from chexworld_ray.shards.picture_tags import picture_orientation, polarity
 from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.source import MaskSource
 
@@ -21,18 +24,35 @@ def decode_mask(data: bytes) -> np.ndarray:
         DamagedImage: damaged, or larger than what an ingest writes: the shard is somebody else's.
     """
     try:
-        return _inside(data, MOST_STORED / 1e6)
+        return _inside(open_picture(data, MOST_STORED / 1e6))
     except Rejected as why:
         raise DamagedImage(str(why)) from None
 
 
-def _inside(data: bytes, max_megapixels: float) -> np.ndarray:
-    """Boolean HxW of a picture: anything above 0 is inside."""
-    picture = open_picture(data, max_megapixels)
+def _inside(picture: Image.Image) -> np.ndarray:
+    """Boolean HxW of a loaded picture: anything but black is inside."""
     try:
-        return np.asarray(picture.convert("L")) > 0
+        grey_HW = np.asarray(picture.convert("L"))
     except ValueError as error:  # colours that Pillow can't make grey
         raise Rejected("bad mask", str(error)) from None
+    if picture.format == "TIFF" and polarity(picture)[0]:
+        return grey_HW < (1 if picture.mode == "F" else 255)
+    return grey_HW > 0
+
+
+def _as_stored(data: bytes, image: Orientation) -> np.ndarray:
+    """Boolean HxW of a picture in the geometry of the stored image that it belongs to, which `image` turns upright.
+
+    A picture with a tag of its own says itself how it is turned upright; one without lies as the image does.
+    """
+    by_pillow = recognise(data) == "TIFF"
+    own = picture_orientation(open_picture(data, MAX_MEGAPIXELS, load=False)) if by_pillow else None
+    picture = open_picture(data, MAX_MEGAPIXELS)
+    inside_HW = _inside(picture)
+    own = own or picture_orientation(picture)
+    if own in (None, UPRIGHT):
+        return inside_HW
+    return image.undo(inside_HW if by_pillow else own.apply(inside_HW))
 
 
 def encode_mask(mask_HW: np.ndarray) -> bytes:
@@ -77,9 +97,14 @@ def boxes_to_mask(boxes: Iterable[dict[str, float]], size: tuple[int, int]) -> n
 
 
 def source_mask(
-    mask: MaskSource, read: Callable[[str], bytes], boxes: list[dict[str, float]], stored: tuple[int, int]
+    mask: MaskSource,
+    read: Callable[[str], bytes],
+    boxes: list[dict[str, float]],
+    stored: tuple[int, int],
+    orientation: Orientation = UPRIGHT,
 ) -> np.ndarray:
-    """Boolean HxW of a row's mask, in the geometry of the stored file; `stored` is that file's height and width.
+    """Boolean HxW of a row's mask, in the geometry of the stored file; `stored` is that file's height and width, and
+    `orientation` what its tag asks for.
 
     Raises:
         Rejected: it can't be read.
@@ -92,7 +117,7 @@ def source_mask(
     for path in mask.values:
         data = read(path)
         with memory_bound(MAX_MEGAPIXELS):
-            parts.append(_inside(data, MAX_MEGAPIXELS))
+            parts.append(_as_stored(data, orientation))
     if len({part.shape for part in parts}) != 1:
         raise Rejected("bad mask", f"the pictures of one mask differ in size: {', '.join(mask.values)}")
     return np.logical_or.reduce(parts)

@@ -154,7 +154,8 @@ def _masks(
         masks[f"mask_{organ}"] = None
         if organ in row.masks:
             try:
-                stored_HW = source_mask(row.masks[organ], read, row.boxes, (turned[0], turned[1]))
+                of_file = (turned[0], turned[1])
+                stored_HW = source_mask(row.masks[organ], read, row.boxes, of_file, decoded.orientation)
                 masks[f"mask_{organ}"] = encode_mask(geometry.mask(stored_HW))
             except Rejected:
                 flags.append(f"bad_mask_{organ}")

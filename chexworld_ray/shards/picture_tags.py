@@ -1,10 +1,11 @@
-"""What Pillow leaves open of a TIFF: sizes of its tiles, and whether 0 is white."""
+"""What a picture's tags say that Pillow leaves to its callers: which side is up, and of a TIFF which end is white."""
 
 from PIL import Image, TiffImagePlugin
 
+from chexworld_ray.shards.geometry import Orientation
 from chexworld_ray.shards.rejected import check_size
 
-_BITS, _PHOTOMETRIC, _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 277, 322, 323
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 274, 277, 322, 323
 _WHITE_IS_ZERO = 0
 _TURNED_BY_PILLOW = ("1", "L")  # modes whose WhiteIsZero it turns itself
 
@@ -38,3 +39,17 @@ def polarity(image: Image.Image) -> tuple[bool, list[str]]:
     done = image.mode in _TURNED_BY_PILLOW and said in (_WHITE_IS_ZERO, None)
     flags = ["inverted_white_is_zero"] if white else ["polarity_unknown"] if said is None else []
     return white != done, flags
+
+
+def picture_orientation(image: Image.Image) -> Orientation | None:
+    """What a picture's EXIF asks for, of a TIFF before it is loaded, for Pillow then turns it; None where its EXIF
+    can't be read.
+    """
+    if image.format == "PNG":
+        image.load()  # EXIF may stand behind the pixels, whose damage is not its
+    try:
+        return Orientation.from_exif(int(image.getexif().get(_ORIENTATION, 1)))
+    except MemoryError:
+        raise
+    except Exception:  # damaged EXIF makes Pillow raise anything; the pixels may be good
+        return None
