@@ -19,6 +19,7 @@ from chexworld_ray.shards.ingest import (
     Chunk,
     check_patient_rule,
     check_patients,
+    check_settings,
     crowded_patients,
     fingerprint,
     make_chunks,
@@ -98,11 +99,7 @@ def _before(out: storage.Place, settings: WriteSettings, append: bool, mark: str
         return before
     if not append:
         raise UserError(f"{out.url}: another data set is there; add to it with --append, or choose another --out")
-    wanted = asdict(settings)
-    if before.settings != wanted:
-        names = sorted(name for name in wanted if before.settings.get(name) != wanted[name])
-        told = ", ".join(f"{name} {before.settings.get(name)} (now {wanted[name]})" for name in names)
-        raise UserError(f"--append: {out.url} was ingested with other settings: {told}")
+    check_settings(before, settings)
     return before
 
 

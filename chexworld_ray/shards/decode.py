@@ -57,8 +57,15 @@ class Decoded:
     view: str | None = None
 
 
-def decode_file(data: bytes, max_megapixels: float, encoding: Literal["detect", "jsrt"] = "detect") -> Decoded:
+def decode_file(
+    data: bytes,
+    max_megapixels: float,
+    encoding: Literal["detect", "jsrt"] = "detect",
+    body_parts: tuple[str, ...] | None = None,
+) -> Decoded:
     """Decode a source file: of a format in `formats.READ`, WebP, DICOM, or JSRT's raw one where the adapter says so.
+
+    `body_parts` are words for what a DICOM header must be of (`CleanSettings`).
 
     Raises:
         Rejected: with the reason.
@@ -71,7 +78,7 @@ def decode_file(data: bytes, max_megapixels: float, encoding: Literal["detect", 
     if form == "DICOM":
         from chexworld_ray.shards.dicom import decode_dicom
 
-        return decode_dicom(data, max_megapixels)
+        return decode_dicom(data, max_megapixels, body_parts)
     try:
         return _decode_picture(data, form, max_megapixels)
     except (Rejected, MemoryError):

@@ -8,11 +8,12 @@ import numpy as np
 from pydicom import config
 from pydicom.pixels.processing import apply_color_lut
 
+from chexworld_ray.shards.body_parts import body_part
 from chexworld_ray.shards.decode import Decoded, grey_and_colour, stretch_to_uint8
 from chexworld_ray.shards.dicom_grey import grey_picture
 from chexworld_ray.shards.dicom_levels import Cell
 from chexworld_ray.shards.dicom_pixels import read_header, stored_pixels
-from chexworld_ray.shards.header import BODY_PARTS, MODALITIES, header_ids, term
+from chexworld_ray.shards.header import MODALITIES, header_ids, term
 from chexworld_ray.shards.identity import HeaderIds
 from chexworld_ray.shards.rejected import Rejected, check_size
 
@@ -20,15 +21,14 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 RADIOGRAPHS = {"CR", "DX", "DR", "RG"}
-CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "RIB", "PORT CHEST")
 
 # what pydicom has to say about a header quotes the header
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 config.settings.reading_validation_mode = config.IGNORE
 
 
-def decode_dicom(data: bytes, max_megapixels: float) -> Decoded:
-    """Decode one DICOM file that holds a projection radiograph of the chest.
+def decode_dicom(data: bytes, max_megapixels: float, body_parts: tuple[str, ...] | None = None) -> Decoded:
+    """Decode one DICOM file that holds a projection radiograph of the chest, or of a part that `body_parts` names.
 
     Raises:
         rejected.Rejected: other modality or body part, no or damaged pixels, no decoder for the transfer syntax. Its
@@ -40,7 +40,7 @@ def decode_dicom(data: bytes, max_megapixels: float) -> Decoded:
             warnings.simplefilter("ignore")
             header = read_header(data, max_megapixels)
             ids = header_ids(header)
-            return _decode(header, ids, max_megapixels)
+            return _decode(header, ids, max_megapixels, body_parts)
     except MemoryError:
         raise
     except Rejected as rejected:
@@ -54,29 +54,30 @@ def decode_dicom(data: bytes, max_megapixels: float) -> Decoded:
         raise rejected from None
 
 
-def _decode(header: "Dataset", ids: HeaderIds, max_megapixels: float) -> Decoded:
-    _check_content(header, max_megapixels)
+def _decode(header: "Dataset", ids: HeaderIds, max_megapixels: float, body_parts: tuple[str, ...] | None) -> Decoded:
+    part_flags = _check_content(header, max_megapixels, body_parts)
     cells = stored_pixels(header, max_megapixels)
     if cells.ndim == 3 or str(header.get("PhotometricInterpretation")).strip().upper() == "PALETTE COLOR":
         pixels_HW, flags = _colour(header, cells)
     else:
         pixels_HW, flags = grey_picture(header, cells)
-    if not header.get("BodyPartExamined"):
-        flags.append("body_part_unknown")
+    flags += part_flags
     if str(header.get("BurnedInAnnotation", "")).upper() == "YES":
         flags.append("burned_in_annotation")
     return Decoded(pixels_HW, flags=flags, header=ids, view=str(header.get("ViewPosition", "")) or None)
 
 
-def _check_content(header: "Dataset", max_megapixels: float) -> None:
+def _check_content(header: "Dataset", max_megapixels: float, body_parts: tuple[str, ...] | None) -> list[str]:
+    """Refuse what is no radiograph of a wanted part; flags, where the part is in doubt."""
     if "PixelData" not in header:
         raise Rejected("no pixel data")
-    modality = str(header.get("Modality", ""))
+    modality = str(header.get("Modality") or "").strip().upper()
     if modality not in RADIOGRAPHS:
         raise Rejected("modality", f"{term(modality, MODALITIES)}, not one of {', '.join(sorted(RADIOGRAPHS))}")
-    body_part = str(header.get("BodyPartExamined", "") or "").upper()
-    if body_part and not any(word in body_part for word in CHEST_WORDS):
-        raise Rejected("body part", f"{term(body_part, BODY_PARTS)}, not chest")
+    part = body_part(header, body_parts)
+    if part.kind == "other":
+        wanted = "chest" if body_parts is None else ", ".join(body_parts)
+        raise Rejected("body part", f"{part.word}, not {wanted}; --body-parts names what is taken")
     try:
         frames = int(header.get("NumberOfFrames", 1) or 1)
         rows, columns = int(header.Rows), int(header.Columns)
@@ -88,6 +89,7 @@ def _check_content(header: "Dataset", max_megapixels: float) -> None:
     if samples not in (1, 3):
         raise Rejected("unsupported pixels", f"{samples} samples a pixel, not 1 or 3")
     check_size(columns, rows, max_megapixels, samples, bits)
+    return ["body_part_unknown"] if part.kind == "unknown" else []
 
 
 def _colour(header: "Dataset", cells: np.ndarray) -> tuple[np.ndarray, list[str]]:

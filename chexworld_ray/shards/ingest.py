@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chexworld_ray.config import from_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.duplicates import Duplicate, find_duplicates
 from chexworld_ray.shards.identify import patient_folders, row_split
-from chexworld_ray.shards.manifest import Release
+from chexworld_ray.shards.manifest import Manifest, Release
 from chexworld_ray.shards.schema import canonical_view, projection
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import TRAIN_VAL, Source, SourceRow, pack, unpack
@@ -90,6 +91,20 @@ def check_patient_rule(source: Source, releases: Sequence[Release], where: str) 
 
 def _in_several_folders(row: SourceRow) -> bool:
     return row.patient_id is None and len({*patient_folders(row.path)}) > 1
+
+
+def check_settings(before: Manifest, settings: WriteSettings) -> None:
+    """Refuse to add to a data set that was made with other settings. One that its program did not know yet has the
+    value that it has by default.
+
+    Raises:
+        UserError: with those that differ.
+    """
+    wanted, there = asdict(settings), asdict(from_dict(WriteSettings, before.settings, before.root.url))
+    names = sorted(name for name in wanted if there[name] != wanted[name])
+    if names:
+        told = ", ".join(f"{name} {there[name]} (now {wanted[name]})" for name in names)
+        raise UserError(f"--append: {before.root.url} was ingested with other settings: {told}")
 
 
 def make_chunks(source: Source, settings: WriteSettings) -> list[Chunk]:

@@ -1,4 +1,4 @@
-"""What a picture's tags say that Pillow leaves to its callers: which side is up, and of a TIFF which end is white."""
+"""What tags of a picture say and Pillow leaves to its callers: which side is up, and whether 0 of a TIFF is white."""
 
 from PIL import Image, TiffImagePlugin
 
@@ -42,9 +42,7 @@ def polarity(image: Image.Image) -> tuple[bool, list[str]]:
 
 
 def picture_orientation(image: Image.Image) -> Orientation | None:
-    """What a picture's EXIF asks for, of a TIFF before it is loaded, for Pillow then turns it; None where its EXIF
-    can't be read.
-    """
+    """What a picture's EXIF asks for; None where it can't be read. Asked before a TIFF is loaded, which turns it."""
     if image.format == "PNG":
         image.load()  # EXIF may stand behind the pixels, whose damage is not its
     try:

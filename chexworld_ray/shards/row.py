@@ -69,7 +69,7 @@ def prepare(
     """
     with memory_bound(settings.clean.max_megapixels):
         with watch.on("decode"):
-            decoded = decode_file(data, settings.clean.max_megapixels, encoding)
+            decoded = decode_file(data, settings.clean.max_megapixels, encoding, settings.clean.body_parts)
         with watch.on("clean"):
             clean.check(decoded.pixels_HW, settings.clean)
             crop = clean.content_box(decoded.pixels_HW, settings.clean)

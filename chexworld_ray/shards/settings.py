@@ -36,6 +36,10 @@ class CleanSettings:
     pixels, and 64 MiB, is not read at all."""
     crop_borders: bool = True
     """Crop black borders."""
+    body_parts: tuple[str, ...] | None = None
+    """Words of which a DICOM header's body part must have one; case and accents do not count. Unset: chest, lungs and
+    ribs in the ten most spoken languages and some more. Other known parts are set aside; an empty field or an unknown
+    word is taken and flagged."""
     near_duplicates: int | None = None
     """Also set images aside whose perceptual hash (256 bits) differs from another's in at most so many bits."""
 
@@ -44,6 +48,8 @@ class CleanSettings:
             raise UserError(
                 "ingest: --min-side and --max-aspect start at 1, --min-contrast at 0, --max-megapixels above 0"
             )
+        if self.body_parts is not None and not (self.body_parts and all(word.strip() for word in self.body_parts)):
+            raise UserError("--body-parts: one word or several, none of them empty")
         if self.near_duplicates is not None and not 0 <= self.near_duplicates <= 64:
             raise UserError(f"--near-duplicates {self.near_duplicates}: between 0 and 64 of 256 bits")
 
