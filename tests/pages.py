@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from scores import variant
+from scores import start, variant
 
 from chexworld_ray.analysis.outcome import FOLDER, Outcome
 from chexworld_ray.config import RunSettings, Science
@@ -40,13 +40,14 @@ def trained(root: Path, science: Science, data: Manifest) -> Run:
 
 
 def sweep_page(folder: Path, data: Manifest) -> str:
-    """Of three variants with three seeds: `first`, one that is worse, and one that is the same."""
+    """Of three variants with three seeds: `first`, one that is worse and no better than the start, and one like it."""
     kinds = {"first": "chexworld", "poor": "local", "same": "no_action"}
     for name, kind in kinds.items():
         settings = variants([kind], demo())[kind]
         for seed in range(3):
             trained(folder / "s" / f"{name}-{seed}", replace(settings.science, seed=seed), data)
-    rows = sweep_rows([variant("first", 1.0), variant("poor", 0.8), variant("same", 1.0)])
+    floor = start(0.8)
+    rows = sweep_rows([variant("first", 1.0, floor), variant("poor", 0.8, floor), variant("same", 1.0, floor)])
     write_results(place(str(folder / "s")), rows)
     return write_page([str(folder / "s")], None)
 

@@ -1,10 +1,12 @@
 """Scores of trials whose answer is known: variants of a sweep that differ by a set amount."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
 from chexworld_ray.evaluation.results import ScoredTrial
-from chexworld_ray.evaluation.sweep import VariantTrials
+from chexworld_ray.evaluation.sweep import FLOOR, VariantTrials
 from chexworld_ray.evaluation.trial import SCORES_SCHEMA
 
 TRUTH = np.random.default_rng(99).integers(0, 2, 160)
@@ -38,5 +40,11 @@ def scored(variant: str, seed: int, quality: float) -> ScoredTrial:
     )
 
 
-def variant(name: str, quality: float) -> VariantTrials:
-    return VariantTrials(name, [scored(name, seed, quality) for seed in range(3)])
+def variant(name: str, quality: float, floor: VariantTrials | None = None) -> VariantTrials:
+    return VariantTrials(name, [scored(name, seed, quality) for seed in range(3)], floor)
+
+
+def start(quality: float, name: str = FLOOR) -> VariantTrials:
+    """What variants were before training."""
+    trials = [replace(scored("first", seed, quality), kind="random", images_seen=0) for seed in range(3)]
+    return VariantTrials(name, trials)

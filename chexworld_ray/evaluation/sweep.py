@@ -1,4 +1,6 @@
-"""The table of a sweep: what each variant scores over its seeds, and a paired test against the first variant."""
+"""The table of a sweep: what each variant scores over its seeds, and paired tests against the first variant and against
+the floor: what the runs had been before training.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +18,8 @@ from chexworld_ray.evaluation.results import (
 )
 
 SIGNIFICANT = 0.05
-
+FLOOR = "random"
+"""How results name what a sweep's runs were before training; no variant has that name."""
 
 Column = tuple[str, str, float, str]
 """Task with its label, protocol, share of the labels, and metric."""
@@ -26,6 +29,21 @@ def cell_of(row: ResultRow) -> tuple[str, Column]:
     """Variant, and what of it a value, or a difference from the first variant, is about."""
     column = (row.task, row.protocol, row.fraction, row.metric.removesuffix(DIFFERENCE))
     return row.encoder.partition(" - ")[0], column
+
+
+def floor_name(variants: Sequence[str]) -> str:
+    """How results name the start of these variants, where others started from other weights; of all: FLOOR."""
+    return f"{FLOOR} of {', '.join(variants)}"
+
+
+def is_floor(name: str) -> bool:
+    """Whether results call a start so."""
+    return name == FLOOR or name.startswith(f"{FLOOR} of ")
+
+
+def from_floor(row: ResultRow) -> bool:
+    """Whether a row is a difference from a start."""
+    return is_floor(row.encoder.partition(" - ")[2])
 
 
 def run_name(variant: str, seed: int) -> str:
@@ -44,15 +62,20 @@ class VariantTrials:
 
     name: str
     trials: Sequence[ScoredTrial]
+    floor: "VariantTrials | None" = None
+    """What its runs were before training; variants that started from the same weights share one."""
 
 
 def sweep_rows(variants: Sequence[VariantTrials], bootstrap_seed: int = 0) -> list[ResultRow]:
-    """Means over seeds and draws of each variant, and their differences from the first, paired by seed and draw.
+    """Means over seeds and draws of each variant and each start, and differences of the variants from the first and
+    from their start, paired by seed and draw.
 
-    Intervals are over patients and seeds, both resampled; p-values are Holm-corrected over the whole table.
+    Intervals are over patients and seeds, both resampled. p-values are Holm-corrected over all differences from the
+    first, and over all from a start: these are two questions, and the second must not make the first harder.
     """
     rows: list[ResultRow] = []
-    for variant in variants:
+    floors = {variant.floor.name: variant.floor for variant in variants if variant.floor is not None}
+    for variant in (*variants, *floors.values()):
         cells: dict[tuple[str, str, float], list[ScoredTrial]] = defaultdict(list)
         for trial in variant.trials:
             cells[trial.task, trial.protocol, trial.fraction].append(trial)
@@ -61,25 +84,19 @@ def sweep_rows(variants: Sequence[VariantTrials], bootstrap_seed: int = 0) -> li
                 replace(row, encoder=variant.name, seed=None, draw=None, run=variant.name)
                 for row in mean_rows(same, bootstrap_seed)
             ]
-    first = variants[0]
-    comparisons = [
-        Comparison(
-            variant.name,
-            first.name,
-            [
-                (trial, other)
-                for trial in variant.trials
-                for other in first.trials
-                if trial.seed == other.seed and alike(trial, other)
-            ],
-        )
-        for variant in variants[1:]
-    ]
-    return rows + differences(comparisons, bootstrap_seed)
+    from_first = [_compared(variant, variants[0]) for variant in variants[1:]]
+    from_start = [_compared(variant, variant.floor) for variant in variants if variant.floor is not None]
+    return rows + differences(from_first, bootstrap_seed) + differences(from_start, bootstrap_seed)
+
+
+def _compared(one: VariantTrials, other: VariantTrials) -> Comparison:
+    """Trials of both that ask the same of the same seed."""
+    pairs = [(a, b) for a in one.trials for b in other.trials if a.seed == b.seed and alike(a, b)]
+    return Comparison(one.name, other.name, pairs)
 
 
 def verdict(difference: ResultRow) -> Literal["better", "worse", "undecided"]:
-    """What a difference from the first variant says: undecided where its interval holds 0 or p_holm is 5 % or more."""
+    """What a difference says: undecided where its interval holds 0 or p_holm is 5 % or more."""
     sure = difference.p_holm is not None and difference.p_holm < SIGNIFICANT
     if not sure or difference.low <= 0 <= difference.high:
         return "undecided"

@@ -1,4 +1,4 @@
-"""What variants score and how they differ from the first, as points and bars with intervals."""
+"""What variants score, beside the floor, and how they differ from the first, as points and bars with intervals."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, leading
-from chexworld_ray.evaluation.sweep import verdict
+from chexworld_ray.evaluation.sweep import from_floor, is_floor, verdict
 from chexworld_ray.reports.figures import to_svg
 from chexworld_ray.reports.labels import short
 from chexworld_ray.reports.text import asked
@@ -35,7 +35,8 @@ def bars(rows: Sequence[ResultRow]) -> str | None:
         _values(axes[0], [row for row in of_panel if row.metric == metric], variants)
         axes[0].set_title(f"{task}, {asked(protocol, fraction)}: {metric}", fontsize=10)
         if compared:
-            _differences(axes[1], [row for row in of_panel if row.metric == metric + DIFFERENCE], variants)
+            of_first = [row for row in of_panel if row.metric == metric + DIFFERENCE and not from_floor(row)]
+            _differences(axes[1], of_first, variants)
             axes[1].set_title("difference from the first", fontsize=10)
     return to_svg(figure, "values of each variant and differences from the first, with 95 % intervals")
 
@@ -43,7 +44,11 @@ def bars(rows: Sequence[ResultRow]) -> str | None:
 def _values(axis: Axes, rows: Sequence[ResultRow], variants: Sequence[str]) -> None:
     for row in rows:
         at, reach = variants.index(row.encoder), [[row.value - row.low], [row.high - row.value]]
-        axis.errorbar(row.value, at, xerr=reach, marker="o", markersize=5, capsize=3, color="#27508f")
+        floor = is_floor(row.encoder)
+        colour = COLOURS["undecided"] if floor else "#27508f"
+        axis.errorbar(row.value, at, xerr=reach, marker="o", markersize=5, capsize=3, color=colour)
+        if floor:
+            axis.axvline(row.value, color=colour, linewidth=1, linestyle="--")
     _rule(axis, variants)
 
 

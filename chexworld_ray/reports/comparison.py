@@ -11,7 +11,7 @@ from chexworld_ray.config import flat, to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines, is_mean
 from chexworld_ray.evaluation.results_file import read_results
-from chexworld_ray.evaluation.sweep import Column, cell_of, variant_of, verdict
+from chexworld_ray.evaluation.sweep import Column, cell_of, from_floor, variant_of, verdict
 from chexworld_ray.metrics.bootstrap import DRAWS
 from chexworld_ray.reports.bars import bars
 from chexworld_ray.reports.data_card import data_card, data_sets
@@ -61,7 +61,9 @@ def write_comparison(runs: Sequence[Run], out: str | None, allowed: Sequence[str
 
 
 def write_sweep_report(sweep: Place, out: str | None = None, allowed: Sequence[str] = ()) -> str:
-    """The page of a sweep, by default in its folder: means over seeds, differences from the first variant."""
+    """The page of a sweep, by default in its folder: means over seeds, also of the starts, and differences from the
+    first variant and from the starts.
+    """
     runs = [load(folder) for folder in children(sweep) if exists(folder / CONFIG)]
     rows = headlines(read_results(sweep))
     order = dict.fromkeys(row.encoder for row in rows if not row.metric.endswith(DIFFERENCE))
@@ -131,7 +133,8 @@ def _facts(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _tables(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """One table a task: variants down; label, protocol, share and metric across. Means over labels come first."""
     values = {cell_of(row): row for row in rows if not row.metric.endswith(DIFFERENCE)}
-    against = {cell_of(row): row for row in rows if row.metric.endswith(DIFFERENCE)}
+    compared = [row for row in rows if row.metric.endswith(DIFFERENCE)]
+    against, beyond = ({cell_of(row): row for row in compared if from_floor(row) == start} for start in (False, True))
     by_task: dict[str, dict[Column, None]] = defaultdict(dict)
     for _, column in values:
         by_task[column[0].split("/", 1)[0]][column] = None
@@ -143,9 +146,16 @@ def _tables(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
         for variant in variants:
             cells = []
             for column in columns:
-                difference = against.get((variant, column))
-                told = verdict(difference) if difference else None
-                cells.append({"row": values.get((variant, column)), "difference": difference, "verdict": told})
+                difference, start = against.get((variant, column)), beyond.get((variant, column))
+                cells.append(
+                    {
+                        "row": values.get((variant, column)),
+                        "difference": difference,
+                        "verdict": verdict(difference) if difference else None,
+                        "start": start,
+                        "start_verdict": verdict(start) if start else None,
+                    }
+                )
             lines.append({"variant": variant, "cells": cells})
         tables.append({"name": task, "columns": [_heading(column) for column in columns], "lines": lines})
     return tables

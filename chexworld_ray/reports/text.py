@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from chexworld_ray.evaluation.results import DIFFERENCE, ResultRow, headlines
-from chexworld_ray.evaluation.sweep import cell_of, verdict
+from chexworld_ray.evaluation.sweep import cell_of, from_floor, verdict
 
 
 def results_table(rows: Sequence[ResultRow]) -> str:
@@ -41,22 +41,32 @@ def results_table(rows: Sequence[ResultRow]) -> str:
 
 
 def sweep_table(rows: Sequence[ResultRow]) -> str:
-    """A line for each task, protocol, metric and variant: its value, its difference from the first, and the verdict.
+    """A line for each task, protocol, metric and variant, and for what the runs were before training: its value, its
+    difference from that start and from the first variant, each with a verdict.
 
     What its words mean is told in `evaluation.sweep.verdict`.
     """
-    header = ("task", "protocol", "labels", "metric", "variant", "value", "95 % interval", "difference", "p (Holm)", "")
+    told = ("p (Holm)", "")
+    asked_of = ("task", "protocol", "labels", "metric", "variant", "value", "95 % interval")
+    header = (*asked_of, "from its start", *told, "from the first", *told)
     shown = headlines(rows)
-    of_first = {cell_of(row): row for row in shown if row.metric.endswith(DIFFERENCE)}
+    compared = [row for row in shown if row.metric.endswith(DIFFERENCE)]
+    of_first, of_start = (
+        {cell_of(row): row for row in compared if from_floor(row) == start} for start in (False, True)
+    )
     lines = []
     for row in sorted((row for row in shown if not row.metric.endswith(DIFFERENCE)), key=lambda row: cell_of(row)[1]):
-        found = of_first.get(cell_of(row))
-        told = ("", "", "")
-        if found is not None:
-            told = (f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", f"{found.p_holm:.3f}", verdict(found))
+        cell = cell_of(row)
         cells = (row.task, row.protocol, f"{100 * row.fraction:g} %", row.metric, row.encoder)
-        lines.append((*cells, f"{row.value:.3f}", f"[{row.low:.3f}, {row.high:.3f}]", *told))
+        found = (*_difference(of_start.get(cell)), *_difference(of_first.get(cell)))
+        lines.append((*cells, f"{row.value:.3f}", f"[{row.low:.3f}, {row.high:.3f}]", *found))
     return _aligned([header, *lines])
+
+
+def _difference(row: ResultRow | None) -> tuple[str, str, str]:
+    if row is None:
+        return "", "", ""
+    return f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]", f"{row.p_holm:.3f}", verdict(row)
 
 
 def asked(protocol: str, fraction: float) -> str:

@@ -3,22 +3,23 @@
 Each run is an ordinary one, elastic and resumable; a sweep that was killed goes on with what is missing.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from chexworld_ray import storage
 from chexworld_ray.config import RunSettings, Runtime
 from chexworld_ray.errors import UserError
-from chexworld_ray.evaluation.results import ResultRow
+from chexworld_ray.evaluation.results import ResultRow, ScoredTrial
 from chexworld_ray.evaluation.results_file import write_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
-from chexworld_ray.evaluation.sweep import VariantTrials, run_name, sweep_rows, variant_of
+from chexworld_ray.evaluation.sweep import FLOOR, VariantTrials, floor_name, run_name, sweep_rows
 from chexworld_ray.evaluation.tasks import learnable
 from chexworld_ray.reports.comparison import write_sweep_report
 from chexworld_ray.runtime.cluster import connect, say, total
 from chexworld_ray.runtime.evaluate import score, tasks_of
 from chexworld_ray.runtime.pretrain import pretrain
-from chexworld_ray.runtime.subjects import newest_subject
+from chexworld_ray.runtime.subjects import Subject, newest_subject, random_subject
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.lock import SWEEP, Lock, locked
 from chexworld_ray.shards.manifest import Manifest
@@ -39,8 +40,8 @@ def sweep(
 ) -> list[ResultRow]:
     """Train each variant with seeds 0, 1, … below `where`, evaluate the ends, write results.parquet and a report there.
 
-    Means over seeds of each variant and paired differences from the first. A run that fails is told, and the others
-    go on.
+    Means over seeds of each variant and of the runs before training, and paired differences from the first variant and
+    from these starts. A run that fails is told, and the others go on.
 
     Raises:
         UserError: fewer than two variants, another sweep of the name runs, or a run failed; the same command goes on.
@@ -59,10 +60,12 @@ def sweep(
         say(f"sweep {where}: {len(variants)} variants x {seeds} seeds, {parallel} at a time")
         _train(variants, data, where, wanted, parallel, lock)
         tasks = tasks_of(manifest, evaluation)
-        runs = [run.load(out / called) for called in wanted.values()]
-        subjects = [newest_subject(one, manifest, evaluation.image_size) for one in runs]
-        trials = score(subjects, tasks, manifest, evaluation, out)
-        rows = sweep_rows([VariantTrials(name, [t for t in trials if variant_of(t.run) == name]) for name in variants])
+        runs = {key: run.load(out / called) for key, called in wanted.items()}
+        ends = [newest_subject(one, manifest, evaluation.image_size) for one in runs.values()]
+        starts = _starts(runs, manifest, evaluation.image_size)
+        once = {subject.name: subject for subject in starts.values()}
+        trials = score([*ends, *once.values()], tasks, manifest, evaluation, out)
+        rows = sweep_rows(_of_variants(wanted, starts, trials))
         lock.check()
         write_results(out, rows)
         say(f"report: {write_sweep_report(out, allowed=data)}")
@@ -102,6 +105,38 @@ def _train(
         list(pool.map(lambda key: train(*key), wanted))
     if failed:
         raise UserError(f"{len(failed)} of {len(wanted)} runs failed, first {failed[0]}; the same command goes on")
+
+
+Starts = dict[tuple[str, int], Subject]
+"""Variant and seed → what the run was before training."""
+
+
+def _starts(runs: dict[tuple[str, int], Run], manifest: Manifest, image_size: int | None) -> Starts:
+    """Runs that started from the same weights share the first one's, so that these are evaluated once."""
+    found: Starts = {}
+    same: dict[tuple[object, ...], Subject] = {}
+    for key, one in runs.items():
+        subject = random_subject(one, manifest, image_size)
+        found[key] = same.setdefault((subject.digest, one.science.model, one.science.seed), subject)
+    return found
+
+
+def _of_variants(
+    wanted: dict[tuple[str, int], str], starts: Starts, trials: Sequence[ScoredTrial]
+) -> list[VariantTrials]:
+    """The trials of each variant's ends, and of its starts, which it shares with those that started alike."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in dict.fromkeys(name for name, _ in wanted):
+        groups.setdefault(tuple(starts[key].name for key in wanted if key[0] == name), []).append(name)
+    found: dict[str, VariantTrials] = {}
+    for names, members in groups.items():
+        own = [trial for trial in trials if trial.kind == "random" and trial.run in names]
+        floor = VariantTrials(FLOOR if len(groups) == 1 else floor_name(members), own)
+        for name in members:
+            runs = {called for key, called in wanted.items() if key[0] == name}
+            ends = [trial for trial in trials if trial.kind != "random" and trial.run in runs]
+            found[name] = VariantTrials(name, ends, floor)
+    return [found[name] for name in dict.fromkeys(name for name, _ in wanted)]
 
 
 def _refuse_unlabelled(manifest: Manifest, evaluation: EvaluationSettings) -> None:

@@ -16,9 +16,17 @@ def test_a_sweep_tells_what_is_worse_and_what_is_undecided(phantom_set: Manifest
     url = sweep_page(tmp_path, phantom_set)
     assert url == str(tmp_path / "s" / "comparison.html")
     page = Path(url).read_text()
-    lines = {name: re.search(rf"<tr><td>{name}</td>.*?</tr>", page, re.S) for name in ("first", "poor", "same")}
-    told = {name: set(re.findall(r"better|worse|undecided", line[0])) for name, line in lines.items() if line}
-    assert told == {"first": set(), "poor": {"worse"}, "same": {"undecided"}}
+    lines = {
+        name: re.search(rf"<tr><td>{name}</td>.*?</tr>", page, re.S) for name in ("first", "poor", "same", "random")
+    }
+    cells = {name: line[0].split("</td>")[1] for name, line in lines.items() if line}
+    told = {name: re.findall(r"better|worse|undecided|from its start", cell)[-4:] for name, cell in cells.items()}
+    assert told == {
+        "first": ["from its start", "better"],
+        "poor": ["worse", "worse", "from its start", "undecided"],  # once as the colour of its cell
+        "same": ["undecided", "undecided", "from its start", "better"],
+        "random": [],
+    }
     assert re.search(r"<td>objective.kind</td><td>chexworld</td><td>local</td><td>no_action</td>", page)
     assert "<td>seed</td>" not in page, "seeds are of one variant"
     assert len(re.findall(r"<td title=", page)) == 9, "a line for each run"

@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scores import scored
 from test_cluster import chexworld, wait_until
 
 from chexworld_ray.cli import main
+from chexworld_ray.config import RunSettings
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.recipes import ABLATIONS, demo, variants
-from chexworld_ray.runtime.sweep import DRIVER, sweep
+from chexworld_ray.runtime.sweep import DRIVER, _of_variants, _starts, sweep
 from chexworld_ray.shards.lock import SWEEP, locked
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.settings import WriteSettings
@@ -25,6 +27,7 @@ from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.storage import children, place
 from chexworld_ray.training import run
+from chexworld_ray.training.run import open_or_create
 
 KINDS = ["chexworld", "no_action", "local"]
 SMALL = [
@@ -94,6 +97,38 @@ def test_a_tracker_that_can_not_be_used_is_told_before_the_first_run(
         )
 
 
+def test_variants_that_start_from_other_weights_have_a_floor_of_their_own(
+    phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
+) -> None:
+    """Weights of a seed and a model, whatever the objective; evaluated once."""
+    larger = replace(tiny.science, model=replace(tiny.science.model, depth=3))
+    kinds = {
+        name: replace(tiny.science, objective=replace(tiny.science.objective, kind=name)) for name in ABLATIONS[:2]
+    }
+    wanted = {(name, seed): f"{name}-{seed}" for name in (*kinds, "larger") for seed in range(2)}
+    runs = {
+        (name, seed): open_or_create(
+            place(str(tmp_path / called)),
+            replace(tiny, science=replace((kinds | {"larger": larger})[name], seed=seed)),
+            [phantom_set],
+            60,
+        )
+        for (name, seed), called in wanted.items()
+    }
+    starts = _starts(runs, phantom_set, None)
+    assert len({subject.name for subject in starts.values()}) == 4
+    some = scored("x", 0, 1.0)
+    trials = [replace(some, run=subject.name, kind="random") for subject in dict.fromkeys(starts.values())]
+    trials += [replace(some, run=called) for called in wanted.values()]
+    found = {one.name: one for one in _of_variants(wanted, starts, trials)}
+    assert list(found) == [*kinds, "larger"]
+    floors = {name: one.floor.name for name, one in found.items() if one.floor is not None}
+    assert floors == {**dict.fromkeys(kinds, "random of chexworld, local"), "larger": "random of larger"}
+    assert all(len(one.trials) == 2 and one.floor and len(one.floor.trials) == 2 for one in found.values())
+    alike = {key: called for key, called in wanted.items() if key[0] != "larger"}
+    assert {one.floor.name for one in _of_variants(alike, starts, trials) if one.floor} == {"random"}
+
+
 def words(data: Manifest, storage: Path) -> list[str]:
     return [
         *("sweep", *KINDS, "--data", data.root.url, "--storage", str(storage), "--name", "s"),
@@ -102,14 +137,18 @@ def words(data: Manifest, storage: Path) -> list[str]:
 
 
 def table_of_all(folder: Path, printed: str) -> None:
-    """Rows, verdicts and a page of all variants."""
+    """Rows, verdicts and a page of all variants, and of what they all were before training."""
     rows = read_results(place(str(folder / "s")))
-    assert {row.encoder for row in rows} == {*KINDS, "no_action - chexworld", "local - chexworld"}
+    first, start = ("no_action - chexworld", "local - chexworld"), (f"{kind} - random" for kind in KINDS)
+    assert {row.encoder for row in rows} == {*KINDS, "random", *first, *start}
+    floors = list((folder / "s").glob("*-0/evaluations/*/random/scores"))
+    assert len(floors) == 1, "all started from the same weights, which are evaluated once"
     assert all(row.p_holm is not None for row in rows if "difference" in row.metric)
     page = (folder / "s" / "comparison.html").read_text()
     assert all(f"{kind}-0" in page for kind in KINDS)
     for kind in KINDS[1:]:
-        assert re.search(rf"{kind} +0\.\d+ .*(undecided|better|worse)", printed)
+        assert re.search(rf"{kind} +0\.\d+ .*(undecided|better|worse).*(undecided|better|worse)", printed)
+    assert re.search(r"random +0\.\d+ ", printed)
 
 
 @pytest.mark.slow
