@@ -12,7 +12,7 @@ from chexworld_ray.errors import UserError
 
 MASK = "***"
 _USER, _SIGNATURE = "user name or password", "signature or token"
-_AZURE = {"abfs", "abfss", "az", "wasb", "wasbs"}
+AZURE = {"abfs", "abfss", "az", "wasb", "wasbs"}
 _CONTAINER = re.compile(r"\$?[a-z0-9-]{1,63}")  # abfs://CONTAINER@ACCOUNT.dfs.core.windows.net
 _WITH_PORT = {"", "http", "https", "hdfs", "webhdfs", "ftp", "ftps", "sftp", "ssh", "smb", "tcp", "grpc", "ray"}
 _PATHS = {"file", "local"}
@@ -102,7 +102,7 @@ def _secret(address: str) -> str:
         if scheme in _PATHS:
             continue
         user, at, host = authority.rpartition("@")
-        if at and not (scheme in _AZURE and _CONTAINER.fullmatch(user)):
+        if at and not (scheme in AZURE and _CONTAINER.fullmatch(user)):
             return _USER
         if not _is_host(scheme, host):
             return _USER
@@ -131,7 +131,7 @@ def _hidden(scheme: str, rest: str) -> int:
         end = max(token.rfind("@"), rest.rfind("@") if "@" not in token else 0)
         return end if end > 0 else len(token)
     user, at, _ = _END.split(token, maxsplit=1)[0].rpartition("@")
-    if at and scheme in _AZURE and _CONTAINER.fullmatch(user):
+    if at and scheme in AZURE and _CONTAINER.fullmatch(user):
         return 0
     ends = [found.start() for found in re.finditer("@|%40", token)]
     if not ends:

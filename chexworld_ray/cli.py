@@ -115,6 +115,9 @@ def _quietly(parse_arguments: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0; 1 where a check failed, or for a fault of this program; 2 with one line for a user's mistake."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console or pipe of few letters is no reason to fail
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(__version__)  # noqa: T201

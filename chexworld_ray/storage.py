@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from chexworld_ray.addresses import masked, refuse_secrets
+from chexworld_ray.addresses import AZURE, masked, refuse_secrets
 from chexworld_ray.errors import UserError
 from chexworld_ray.folders import Walk, walk
 from chexworld_ray.regular_files import LARGEST, UnfitFile, check_bytes, open_regular, read_regular
@@ -34,6 +35,10 @@ _S3_OPTIONS: dict[str, Any] = {
 }
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _NO_BUCKET = re.compile(r"(?i)bucket does not exist|NoSuchBucket")
+_NAMES_NOTHING = re.compile(
+    r"(?i)(?!memory:)[a-z][a-z0-9+.-]+:/*$|(s3a?|gc?s|https?|ftps?|sftp|ssh|smb|az|abfss?|wasbs?):/*(/{3}|$)"
+)
+_GONE = (404, 410)  # status of what a web server has not
 _NO_RANGE = re.compile(r"(?i)range.*not satisfiable|InvalidRange|\b416\b")
 _PIECE = 1 << 20  # bytes that are read at a time of what tells no size
 _LARGEST_JSON = 256 << 20  # bytes
@@ -63,7 +68,7 @@ class Place:
     @property
     def url(self) -> str:
         """The address that `place` turns back into this place."""
-        return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
+        return self.path if self.is_local else _address(self.fs, self.path)
 
     @property
     def name(self) -> str:
@@ -76,16 +81,34 @@ class Place:
         return isinstance(self.fs, LocalFileSystem)
 
 
+def _address(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """With the host or account that some file systems take out of an address and put into their options."""
+    address = str(fs.unstrip_protocol(path))
+    scheme, _, rest = address.partition("://")
+    host, port, account = (fs.storage_options.get(name) for name in ("host", "port", "account_name"))
+    if account and scheme in AZURE:
+        container, _, inner = rest.partition("/")
+        return f"{scheme}://{container}@{account}.dfs.core.windows.net/{inner}"
+    if host and not rest.startswith(str(host)):
+        named = f"[{host}]" if ":" in str(host) else host
+        return f"{scheme}://{named}{f':{port}' if port else ''}/{rest.lstrip('/')}"
+    return address
+
+
 def place(url: str, *, redirects: bool = True) -> Place:
     """The place that a URL names. Without `redirects` a web server can't send its reader elsewhere.
 
     Raises:
-        UserError: the URL carries a secret or is a chain, or no file system opens it.
+        UserError: the URL is empty, names no bucket, carries a secret or is a chain, or no file system opens it.
     """
+    if not url.strip():
+        raise UserError("an address is empty; name a folder or URL (. is the folder that you are in)")
+    if _NAMES_NOTHING.match(url):
+        raise UserError(f"{url}: names no bucket, host or folder")
     if "::" in url:
         raise UserError(f"{masked(url)}: a chain of addresses (::) opens more than it shows; name one place")
     refuse_secrets(url)
-    options: dict[str, Any] = _S3_OPTIONS if url.startswith("s3://") else {}
+    options: dict[str, Any] = _S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
     if not redirects and url.startswith(("http://", "https://")):
         options = {"allow_redirects": False}
     try:
@@ -178,7 +201,16 @@ def exists(url: Place) -> bool:
     """
     with _told(url):
         url.fs.invalidate_cache()
-        return bool(url.fs.exists(url.path))
+        if url.is_local or (isinstance(url.fs, AsyncFileSystem) and "http" not in url.fs.protocol):
+            return bool(url.fs.exists(url.path))
+        try:
+            url.fs.info(url.path)  # the others' `exists` is silent about a server that is away
+        except FileNotFoundError as error:
+            cause = error.__cause__
+            if cause is not None and getattr(cause, "status", None) not in _GONE:
+                raise cause from None
+            return False
+    return True
 
 
 @contextmanager
@@ -189,18 +221,21 @@ def _told(url: Place, *passed: type[Exception]) -> Iterator[None]:
     except (*passed, UnfitFile):
         raise
     except Exception as error:
-        reason = None if url.is_local else _refusal(error)
+        reason = None if url.is_local else _refusal(error, url.url.partition("://")[0])
         if reason is None:
             raise
         raise StorageError(f"{url.url}: {reason}") from None
 
 
-def _refusal(error: Exception) -> str | None:
+def _refusal(error: Exception, scheme: str) -> str | None:
     """What is wrong with the store, as its clients tell it; None where one file is the matter."""
     said = " ".join(masked(str(error)).split())[:200]
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & _NO_CREDENTIALS:
-        return f"no credentials ({said}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+        return (
+            f"no credentials ({said}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role; "
+            "for a bucket that anybody may read, set FSSPEC_S3_ANON=true"
+        )
     if isinstance(error, FileNotFoundError) and _NO_BUCKET.search(f"{said} {type(error.__cause__).__name__}"):
         return f"no such bucket ({said}); make it, or correct the URL"
     if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
@@ -208,7 +243,8 @@ def _refusal(error: Exception) -> str | None:
     if isinstance(error, PermissionError):
         return f"the store refuses ({said}); check the credentials and what they may do"
     if kinds & {"ConnectionError", "HTTPClientError", "TimeoutError", "ClientError", "ClientConnectionError"}:
-        return f"the store can't be reached ({said}); check AWS_ENDPOINT_URL and the network"
+        what = "the address" if scheme not in ("s3", "s3a") else "AWS_ENDPOINT_URL"
+        return f"the store can't be reached ({said}); check {what} and the network"
     if isinstance(error, OSError):
         return f"the store fails, after several attempts ({said})"
     return f"the store fails ({type(error).__name__}: {said})"

@@ -1,5 +1,6 @@
 """What a user sees: one clear line and exit code 2 for a mistake, one JSON object where it was asked for."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -54,6 +55,12 @@ def mistakes(tmp_path: Path, manifest: Manifest) -> dict[str, tuple[list[str], s
         "no run to report": (["report", "--run", nothing], "no run there"),
         "unknown command": (["pretrian"], "pretrian"),
         "unknown store": (["inspect", "nosuch://bucket/x"], "nosuch"),
+        "no bucket": (["ingest", "s3://", *out], "names no bucket"),
+        "no bucket but a path": (["ingest", "s3:///data", *out], "names no bucket"),
+        "no host": (["inspect", "https://"], "names no bucket, host"),
+        "a variable that is not set": (["ingest", "", *out], "address is empty"),
+        "a dead server": (["ingest", "http://127.0.0.1:9/data", *out], "can't be reached"),
+        "a dead server of files": (["ingest", "ftp://127.0.0.1:9/data", *out], "can't be opened"),
         "secret in a URL": (["inspect", "s3://key:secret@bucket/x"], "environment"),
     }
 
@@ -83,6 +90,23 @@ def test_inspect_prints_counts_and_one_json_object(
     assert out.count("\n") == 1
     assert json.loads(out)["images"] == 96
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_of_few_letters_gets_other_marks_in_their_place(
+    phantom_set: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """Of a summary, and of a mistake."""
+    folder = tmp_path / "胸部🙂"
+    shutil.copytree(phantom_set.root.path, folder)
+    written = {}
+    for name in ("stdout", "stderr"):
+        written[name] = io.BytesIO()
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written[name], encoding, write_through=True))
+    assert main(["inspect", str(folder)]) == 0
+    assert b"/???: 96 images" in written["stdout"].getvalue()
+    assert main(["inspect", str(folder / "无")]) == 2
+    assert b"???/?: no such data set" in written["stderr"].getvalue()
 
 
 def test_every_setting_can_be_reached_and_starts_from_the_recipe() -> None:

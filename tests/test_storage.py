@@ -1,13 +1,16 @@
 """Places: local and on a real S3 server, what goes wrong there, and what the user is told."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import pytest
 import s3fs
+from fsspec.implementations.memory import MemoryFileSystem
 
 from chexworld_ray.benchmarks.object_store import SECRET, Answer, environment, free_port, proxy, s3_server
 from chexworld_ray.errors import UserError
@@ -64,6 +67,50 @@ def test_files_come_and_go_on_s3_as_on_a_disk(server: int, use: Use, tmp_path: P
         assert not exists(root / "deep/a b.bin")
 
 
+class Azure(MemoryFileSystem):
+    """Takes addresses apart as adlfs does: the account goes into the options."""
+
+    protocol = ("abfs", "az", "abfss")
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        container, _, rest = path.partition("://")[2].partition("/")
+        return f"{container.partition('@')[0]}/{rest}" if "://" in path else path
+
+    @staticmethod
+    def _get_kwargs_from_urls(urlpath: str) -> dict[str, str]:
+        account = re.search(r"@(\w+)\.(?:dfs|blob)\.core", urlpath)
+        return {"account_name": account[1]} if account else {}
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"abfs://{name}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "abfs://container@account.dfs.core.windows.net/radiographs/a.png",
+        "abfs://container/a.png",
+        "webhdfs://127.0.0.1:9870/data/a.png",
+        "http://127.0.0.1:9/data/a.png",
+    ],
+)
+def test_the_address_of_a_place_keeps_its_host_and_account(url: str) -> None:
+    """For it is written down, and opened by other processes."""
+    fsspec.register_implementation("abfs", Azure, clobber=True)
+    found = place(url)
+    assert found.url == url
+    assert place(found.url) == found
+    assert (found.parent / "b.png").url == url.replace("a.png", "b.png")
+
+
+def test_an_azure_address_in_its_other_forms_is_the_same_place() -> None:
+    for scheme, host in (("abfss", "dfs"), ("az", "blob")):
+        fsspec.register_implementation(scheme, Azure, clobber=True)
+        found = place(f"{scheme}://container@account.{host}.core.windows.net/a.png")
+        assert found.url == "abfs://container@account.dfs.core.windows.net/a.png"
+
+
 def told(action: Callable[[], object]) -> str:
     with pytest.raises(StorageError) as caught:
         action()
@@ -95,7 +142,8 @@ def test_missing_credentials_are_one_clear_line(server: int, use: Use, tmp_path:
     none = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"), "AWS_CONFIG_FILE": str(tmp_path / "none")}
     use(server, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, **none)
     for action in everything(place("s3://bucket")):
-        assert "no credentials" in told(action)
+        assert "no credentials" in (line := told(action))
+        assert "FSSPEC_S3_ANON=true" in line
 
 
 def test_a_missing_bucket_is_one_clear_line(server: int, use: Use) -> None:
@@ -132,6 +180,29 @@ def test_a_file_with_a_limit_costs_one_request(server: int, use: Use) -> None:
             fetch(place("s3://bucket/sizes/more"), 1000)
         with pytest.raises(FileNotFoundError):
             fetch(place("s3://bucket/sizes/other"), 1000)
+
+
+def test_a_web_server_that_is_away_or_refuses_is_no_missing_file() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response({"/there": 200, "/secret": 403, "/broken": 500}.get(self.path, 404))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        threading.Thread(target=web.serve_forever).start()
+        root = place(f"http://127.0.0.1:{web.server_port}")
+        try:
+            assert exists(root / "there")
+            assert not exists(root / "gone")
+            assert "403" in told(lambda: exists(root / "secret"))
+            assert "500" in told(lambda: exists(root / "broken"))
+        finally:
+            web.shutdown()
+    for address in (root.url, f"webhdfs://127.0.0.1:{web.server_port}"):
+        assert "can't be reached" in told(lambda address=address: exists(place(address) / "there"))
 
 
 def test_a_web_server_that_tells_no_size_fills_no_memory() -> None:
