@@ -54,9 +54,11 @@ def _retrieval(axis: Axes, outcome: Outcome) -> None:
 
 def _layout(axis: Axes, outcome: Outcome) -> None:
     labels = ["inside", *(f"{low:g}-{high:g}" for low, high in pairwise(EDGES))]
+    worlds = list(dict.fromkeys(name.partition(",")[0] for name in outcome.curves))
     for name, values in outcome.curves.items():
         below = f" (below {LOWEST:g})" if max(values, default=0.0) < LOWEST else ""
-        axis.plot(values, "o--" if name.endswith(PATCH) else "o-", label=name + below)
+        colour = f"C{worlds.index(name.partition(',')[0])}"
+        axis.plot(values, "o--" if name.endswith(PATCH) else "o-", color=colour, label=name + below)
     axis.set_xticks(range(len(labels)), labels)
     axis.set_ylim(LOWEST, 1.0)
     axis.axhline(0.0, color="grey", linewidth=0.8)
