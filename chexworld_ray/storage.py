@@ -4,6 +4,7 @@ A write is whole or not there: local files are written beside their place and re
 publish an object when its upload completes.
 """
 
+import errno
 import json
 import os
 import posixpath
@@ -38,7 +39,9 @@ _NO_BUCKET = re.compile(r"(?i)bucket does not exist|NoSuchBucket")
 _NAMES_NOTHING = re.compile(
     r"(?i)(?!memory:)[a-z][a-z0-9+.-]+:/*$|(s3a?|gc?s|https?|ftps?|sftp|ssh|smb|az|abfss?|wasbs?):/*(/{3}|$)"
 )
-_GONE = (404, 410)  # status of what a web server has not
+_GONE = (403, 404, 410)  # status of what a web server has not; buckets that may not be listed answer 403 for that
+# a network file system or a disk that is away, which may come back
+_AWAY = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO}
 _NO_RANGE = re.compile(r"(?i)range.*not satisfiable|InvalidRange|\b416\b")
 _PIECE = 1 << 20  # bytes that are read at a time of what tells no size
 _LARGEST_JSON = 256 << 20  # bytes
@@ -193,15 +196,28 @@ def opened(url: Place) -> BinaryIO:
     return file
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether a local or mounted storage is to blame for an error, so that the same may work later."""
+    return isinstance(error, OSError) and error.errno in _AWAY
+
+
 def exists(url: Place) -> bool:
     """Whether there is a file or folder.
 
     Raises:
         StorageError: the store cannot be reached or refuses.
     """
+    if url.is_local:
+        try:
+            os.lstat(url.path)
+        except OSError as error:  # fsspec is silent about every one of them
+            if is_away(error):
+                raise StorageError(f"{url.url}: the storage is away ({error.strerror})") from None
+            return False
+        return True
     with _told(url):
         url.fs.invalidate_cache()
-        if url.is_local or (isinstance(url.fs, AsyncFileSystem) and "http" not in url.fs.protocol):
+        if isinstance(url.fs, AsyncFileSystem) and "http" not in url.fs.protocol:
             return bool(url.fs.exists(url.path))
         try:
             url.fs.info(url.path)  # the others' `exists` is silent about a server that is away
@@ -240,7 +256,7 @@ def _refusal(error: Exception, scheme: str) -> str | None:
         return f"no such bucket ({said}); make it, or correct the URL"
     if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return None
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
         return f"the store refuses ({said}); check the credentials and what they may do"
     if kinds & {"ConnectionError", "HTTPClientError", "TimeoutError", "ClientError", "ClientConnectionError"}:
         what = "the address" if scheme not in ("s3", "s3a") else "AWS_ENDPOINT_URL"

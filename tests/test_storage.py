@@ -182,7 +182,9 @@ def test_a_file_with_a_limit_costs_one_request(server: int, use: Use) -> None:
             fetch(place("s3://bucket/sizes/other"), 1000)
 
 
-def test_a_web_server_that_is_away_or_refuses_is_no_missing_file() -> None:
+def test_a_web_server_that_is_away_is_no_missing_file() -> None:
+    """One that refuses may be a bucket that may not be listed, which has no other answer for a missing file."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response({"/there": 200, "/secret": 403, "/broken": 500}.get(self.path, 404))
@@ -197,7 +199,8 @@ def test_a_web_server_that_is_away_or_refuses_is_no_missing_file() -> None:
         try:
             assert exists(root / "there")
             assert not exists(root / "gone")
-            assert "403" in told(lambda: exists(root / "secret"))
+            assert not exists(root / "secret")
+            assert "the store refuses (403" in told(lambda: fetch(root / "secret"))
             assert "500" in told(lambda: exists(root / "broken"))
         finally:
             web.shutdown()

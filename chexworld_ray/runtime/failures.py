@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from chexworld_ray.addresses import masked
 from chexworld_ray.errors import UserError
-from chexworld_ray.storage import StorageError
+from chexworld_ray.storage import StorageError, is_away
 
 LONGEST = 300  # characters of what an error says
 _LOST_PEER = re.compile(r"(?i)gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe")
@@ -51,10 +51,10 @@ class WorkerFailed(Exception):
         place = f" ({self.where})" if self.where else ""
         return f"{self.kind}: {self.said}{place}" if self.said else f"{self.kind}{place}"
 
-    def is_like(self, other: "WorkerFailed | None") -> bool:
-        """Whether it is the same error again, and nothing was gained in between. Its words may have other numbers."""
-        own = (self.kind, self.where, self.position)
-        return other is not None and self.counts and other.counts and own == (other.kind, other.where, other.position)
+    @property
+    def identity(self) -> tuple[str, str, int | None]:
+        """Equal where it is the same error again, whose words may have other numbers."""
+        return self.kind, self.where, self.position
 
 
 def _rebuilt(kind: str, said: str, where: str, position: int | None, counts: bool) -> WorkerFailed:
@@ -62,8 +62,9 @@ def _rebuilt(kind: str, said: str, where: str, position: int | None, counts: boo
 
 
 @contextmanager
-def failing_at(position: Callable[[], int]) -> Iterator[None]:
-    """Turn what is raised inside into a `WorkerFailed` at that many images seen; what a user can mend goes on as it is.
+def failing_at(position: Callable[[], int | None]) -> Iterator[None]:
+    """Turn what is raised inside into a `WorkerFailed` at that many images seen (None: at a start, before any); what a
+    user can mend goes on as it is.
 
     Raises:
         UserError: the same.
@@ -86,10 +87,10 @@ def _described(error: Exception, position: int | None) -> WorkerFailed:
 
 
 def _of_a_loss(error: Exception) -> bool:
-    """Whether another worker, a machine or the network may be to blame, so that a new start may cure it."""
+    """Whether another worker, a machine, the network or a storage may be to blame, so that a new start may cure it."""
     if isinstance(error, RayTaskError):
-        return isinstance(error.cause, RayError)
-    if isinstance(error, _NETWORK):
+        return isinstance(error.cause, RayError) or is_away(error.cause)
+    if isinstance(error, _NETWORK) or is_away(error):
         return True
     return isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)) is not None
 
@@ -100,7 +101,7 @@ class Failures(ControllerCallback, WorkerGroupCallback, ReportCallback):
     def __init__(self, board: Any) -> None:
         self._board = board
         self._position = 0  # of the newest checkpoint
-        self._counted: WorkerFailed | None = None
+        self._counted: set[tuple[str, str, int | None]] = set()  # errors since then
         self._told = self._not_started = ""
         self._halted: Any = None
 
@@ -119,7 +120,10 @@ class Failures(ControllerCallback, WorkerGroupCallback, ReportCallback):
 
     def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
         """Remember how far the newest checkpoint is."""
-        self._position = max([self._position, *(one.get("images_seen", 0) for one in metrics)])
+        newest = max([self._position, *(one.get("images_seen", 0) for one in metrics)])
+        if newest > self._position:
+            self._position = newest
+            self._counted.clear()
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
         """Twice a second: errors of workers, and whether the driver wants the run to end.
@@ -156,13 +160,13 @@ class Failures(ControllerCallback, WorkerGroupCallback, ReportCallback):
         if told == self._told:  # Ray shows the errors of a group again while it waits for a machine to go
             return
         self._told = told
-        if failed.is_like(self._counted):
+        if failed.counts and failed.identity in self._counted:
             raise UserError(
                 f"{told}; the same error came before at the same position, so that a new start does not help"
                 f"{_advice(failed)}; mend it, and the same command goes on from the newest checkpoint"
             )
         if failed.counts:
-            self._counted = failed
+            self._counted.add(failed.identity)
         self._board.push.remote({"message": f"{told}; the workers start again from the newest checkpoint"})
 
 

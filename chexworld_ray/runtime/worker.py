@@ -46,7 +46,7 @@ def work(job: Job) -> None:
         UserError: what no new start would cure, or a storage that is away.
         WorkerFailed: any other error.
     """
-    with failing_at(lambda: 0):
+    with failing_at(lambda: None):
         _train(job)
 
 
@@ -85,7 +85,7 @@ def _train(job: Job) -> None:
             try:
                 train(state, shares, science, runtime, job.pixels, workers, callbacks)
             except UserError:
-                saver.finish()  # the run ends with it, and goes on from there
+                saver.finish()  # where the first worker meets it, what it saves is whole before the run ends
                 raise
         saver.finish()
 

@@ -1,5 +1,6 @@
 """Errors of workers: told at once, tried again where that may help, and else the end of the run, in one line."""
 
+import errno
 import pickle
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,7 +26,7 @@ from chexworld_ray.storage import StorageError
 END = "the same error came before at the same position"
 
 
-def failed(error: Exception, position: int = 20) -> Exception:
+def failed(error: Exception, position: int | None = 20) -> Exception:
     """What arrives at the controller of an error that a worker met after so many images."""
     with pytest.raises((UserError, WorkerFailed)) as caught, failing_at(lambda: position):
         raise error
@@ -55,6 +56,22 @@ def starts(told: list[str]) -> Callable[..., None]:
         failures.weigh(dict(enumerate(errors)))  # the next look at the same workers
 
     return start
+
+
+def test_an_error_of_a_start_counts_until_there_was_progress(starts: Callable[..., None], told: list[str]) -> None:
+    starts(failed(RuntimeError("CUDA error: device busy"), None))
+    assert told == [told[0]]
+    assert "images seen" not in told[0]
+    starts(failed(RuntimeError("CUDA error: device busy"), None), checkpoint=9_000_000)
+    with pytest.raises(UserError, match=END):
+        starts(failed(RuntimeError("CUDA error: device busy"), None), checkpoint=9_000_000)
+
+
+def test_errors_that_take_turns_end_the_run(starts: Callable[..., None]) -> None:
+    starts(failed(ValueError("a")))
+    starts(failed(KeyError("b")))
+    with pytest.raises(UserError, match=END):
+        starts(failed(ValueError("a")))
 
 
 def test_the_first_error_is_told_at_once_and_once(starts: Callable[..., None], told: list[str]) -> None:
@@ -103,8 +120,10 @@ def test_an_error_elsewhere_or_of_another_kind_is_another_one(starts: Callable[.
         failed(RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")),
         failed(dist.DistNetworkError("timed out")),
         failed(RayTaskError("read", "traceback", ObjectLostError("00", None, ""))),  # pyright: ignore[reportArgumentType]
+        failed(OSError(errno.ESTALE, "Stale file handle")),
+        failed(RayTaskError("read", "traceback", OSError(errno.EIO, "Input/output error"))),  # pyright: ignore[reportArgumentType]
     ],
-    ids=["killed", "storage", "object", "peer", "network", "task"],
+    ids=["killed", "storage", "object", "peer", "network", "task", "mount", "mount of a task"],
 )
 def test_what_a_lost_machine_or_store_may_have_done_is_tried_again(
     starts: Callable[..., None], told: list[str], error: Exception

@@ -1,5 +1,6 @@
 """Two ingests into one place: the second is refused, unless the first is dead."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from chexworld_ray import storage
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards import lock as locks
 from chexworld_ray.shards.lock import PRETRAIN, RESULTS, LockLost, in_turn, locked
-from chexworld_ray.storage import children, place, read_json, remove, write_json
+from chexworld_ray.storage import StorageError, children, place, read_json, remove, write_json
 
 HOLD = (
     "import sys, time\n"
@@ -119,6 +121,25 @@ def test_who_was_taken_for_dead_notices_it_without_asking(tmp_path: Path, monkey
     with locked(place(str(tmp_path / "work"))) as lock:
         pass
     assert not lock.lost.is_set()
+
+
+def test_a_mount_that_is_away_takes_no_lock_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.01)
+    asked = threading.Semaphore(0)
+
+    def away(path: str) -> None:
+        asked.release()
+        raise OSError(errno.ESTALE, "Stale file handle", path)
+
+    with locked(place(str(tmp_path / "work"))) as lock:
+        with monkeypatch.context() as mounted:
+            mounted.setattr(storage.os, "lstat", away)
+            for _ in range(3):
+                assert asked.acquire(timeout=20)
+            with pytest.raises(StorageError, match="the storage is away"):
+                lock.check()
+        assert not lock.lost.is_set()
+        lock.check()
 
 
 def test_a_lock_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
