@@ -17,6 +17,7 @@ from chexworld_ray.shards.identity import KEY_VARIABLE
 from chexworld_ray.shards.ingest import (
     PATIENT_RULE,
     Chunk,
+    check_patient_folders,
     check_patient_rule,
     check_patients,
     check_settings,
@@ -60,6 +61,7 @@ def ingest(
 def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool, watch: Stopwatch | None) -> Manifest:
     out = storage.place(out_url)
     check_patients(source)
+    check_patient_folders(source)
     chunks = make_chunks(source, settings)
     mark = fingerprint(chunks)
     before = _before(out, settings, append, mark)

@@ -76,6 +76,23 @@ def check_patients(source: Source) -> None:
         )
 
 
+def check_patient_folders(source: Source) -> None:
+    """Refuse folders that would make one patient of many: `patient0001/p1` and `patient0002/p1`. A shelf around a
+    patient (`p10/p10000032`) never holds the same name as another shelf. Of DICOM files the header tells who it is.
+
+    Raises:
+        UserError: there are such folders.
+    """
+    around: dict[str, list[str]] = {}
+    for row in source:
+        *outer, inner = patient_folders(row.path) or [""]
+        if row.patient_id is None and not row.among_dicom and around.setdefault(inner, outer) != outer and inner:
+            raise UserError(
+                f"folders named {inner!r} lie in several folders that are named like patients, too; "
+                "name the patients in a table (--labels), or rename the inner folders"
+            )
+
+
 def check_patient_rule(source: Source, releases: Sequence[Release], where: str) -> None:
     """Refuse to add images whose patients would go by other names than in earlier releases.
 
@@ -121,7 +138,7 @@ def make_chunks(source: Source, settings: WriteSettings) -> list[Chunk]:
         by_rule |= {at} if _in_several_folders(row) else set()
     count = len(source.packed)
     size = min(settings.file_images, max(settings.row_group_images, -(-count // SMALLEST_SHARE)))
-    common = json.dumps([asdict(settings), asdict(source.columns)], sort_keys=True)
+    common = json.dumps([settings.told, asdict(source.columns)], sort_keys=True)
     chunks: list[Chunk] = []
     for _, members in sorted(groups.items()):
         members.sort()

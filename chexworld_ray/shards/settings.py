@@ -1,7 +1,7 @@
 """Settings of an ingest. Standard library only: the command line reads this file."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from chexworld_ray.errors import UserError
 
@@ -54,6 +54,11 @@ class CleanSettings:
             raise UserError(f"--near-duplicates {self.near_duplicates}: between 0 and 64 of 256 bits")
 
 
+LATER = frozenset({"body_parts"})
+"""Settings that the first programs did not know. At its default each is no part of a fingerprint, so that a data set
+of such a program stays complete."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WriteSettings:
     """What the pixels and the files of a data set depend on."""
@@ -73,3 +78,16 @@ class WriteSettings:
             raise UserError("ingest: --val-fraction and --test-fraction start at 0 and leave something for train")
         if self.longest_side < 32:
             raise UserError(f"--longest-side {self.longest_side}: at least 32 pixels")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For fingerprints: all settings but those of `LATER` at their defaults."""
+        return _told(asdict(self), asdict(WriteSettings()))
+
+
+def _told(own: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _told(value, default[name]) if isinstance(value, dict) else value
+        for name, value in own.items()
+        if name not in LATER or value != default[name]
+    }

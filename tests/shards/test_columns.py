@@ -95,7 +95,7 @@ def test_a_column_that_is_nearly_a_label_says_why_it_is_none(folder: Path, word:
     (told,) = [line for line in last_lines(source) if "is no label" in line]
     what = "numbers" if source.columns.meta[0] == ("opacity", "number") else "words or numbers"
     assert told.startswith(
-        f"opacity is no label: 1 of 4 cells hold other {what}, first in row 4; correct that, or name"
+        f"opacity is no label: 1 of 4 cells hold other {what}, first in row 4; correct that, or set these"
     )
 
 

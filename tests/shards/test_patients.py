@@ -12,10 +12,10 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.shards.identify import identify
 from chexworld_ray.shards.identity import HeaderIds, Pseudonyms
-from chexworld_ray.shards.ingest import check_patient_rule, crowded_patients, make_chunks
+from chexworld_ray.shards.ingest import check_patient_folders, check_patient_rule, crowded_patients, make_chunks
 from chexworld_ray.shards.manifest import Release
 from chexworld_ray.shards.schema import Columns
-from chexworld_ray.shards.settings import WriteSettings
+from chexworld_ray.shards.settings import CleanSettings, WriteSettings
 from chexworld_ray.shards.source import Source, SourceRow, pack
 from chexworld_ray.shards.sources.registry import read_source
 from chexworld_ray.shards.writer import write_chunk
@@ -108,6 +108,24 @@ def test_what_was_ingested_by_the_outermost_folder_gets_no_images_by_the_innermo
     check_patient_rule(source_of(shelf), [], "data")
     alike = source_of(row_of("p1/a.png"), row_of("p1/p1/a.png"), replace(shelf, patient_id="7"))
     check_patient_rule(alike, [old], "data")
+
+
+@pytest.mark.parametrize("inner", ["p1", "sub-2"])
+def test_folders_that_would_make_one_patient_of_many_are_refused(inner: str) -> None:
+    shelves = [row_of("p10/p10000032/a.png"), row_of("p10/p10000033/a.png"), row_of("p11/p11000001/s1/a.png")]
+    check_patient_folders(source_of(*shelves, row_of("p1/a.png"), row_of("p1/b.png")))
+    doubled = [row_of(f"patient{number:04}/{inner}/a.png") for number in range(3)]
+    with pytest.raises(UserError, match=rf"folders named '{inner}' lie in several folders"):
+        check_patient_folders(source_of(*doubled))
+    check_patient_folders(source_of(*(replace(row, patient_id=row.path) for row in doubled)))
+
+
+def test_a_data_set_of_the_first_programs_is_the_same_as_before() -> None:
+    """The literal is what they made of this row."""
+    (chunk,) = make_chunks(source_of(row_of("a.png", "7")), WriteSettings())
+    assert chunk.fingerprint.startswith("4f7ad0bd5690d7e0")
+    other = WriteSettings(clean=CleanSettings(body_parts=("CHEST",)))
+    assert make_chunks(source_of(row_of("a.png", "7")), other)[0].fingerprint != chunk.fingerprint
 
 
 def test_only_chunks_whose_patients_the_rule_decides_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:

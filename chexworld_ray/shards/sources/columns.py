@@ -4,6 +4,7 @@ Cells come stripped of blanks, each different one with the number of rows that h
 but words for nothing, yes and no.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -15,6 +16,7 @@ from chexworld_ray.shards.words import PAIRS, names_nobody, says_nothing, value_
 
 Cells = Mapping[str, int]
 SHOWN = 3  # different words of a column that are told
+MANY = 20  # labels that are too many to be told
 
 
 def cells_of(table: pa.Table, name: str) -> dict[str, int]:
@@ -96,21 +98,25 @@ def told_words(labels: Mapping[str, Cells]) -> list[str]:
     return _line("words read as labels", told)
 
 
-def told_no_labels(table: pa.Table, meta: Mapping[str, Cells], named: bool) -> list[str]:
-    """A line on each column that is nearly a label, and why it is none. `named`: the user has named the labels."""
+def told_no_labels(table: pa.Table, meta: Mapping[str, Cells], labels: tuple[str, ...], named: bool) -> list[str]:
+    """A line on each column that is nearly a label, and why it is none. `named`: the user has named the `labels`."""
     return [
-        f"{shown(name)} is no label: {_why(table, name, cells, named)}"
+        f"{shown(name)} is no label: {_why(table, name, cells, labels, named)}"
         for name, cells in meta.items()
         if nearly_label(cells)
     ]
 
 
-def _why(table: pa.Table, name: str, cells: Cells, named: bool) -> str:
+def _why(table: pa.Table, name: str, cells: Cells, labels: tuple[str, ...], named: bool) -> str:
     if named:
         return "--label-columns does not name it"
     row = _first_odd_row(table, name)
     where = "" if row is None else f", first in row {row}"
-    return f"{why_no_label(cells)}{where}; correct that, or name the column with --label-columns"
+    # the option names all labels that there are
+    all_labels = (
+        shlex.quote(",".join([*labels, name])) if len(labels) < MANY else f"with all {len(labels)} labels and it"
+    )
+    return f"{why_no_label(cells)}{where}; correct that, or set these images aside: --label-columns {all_labels}"
 
 
 def _line(what: str, told: Mapping[str, str]) -> list[str]:

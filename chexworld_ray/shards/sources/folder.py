@@ -126,7 +126,9 @@ class _Layout:
         self.told = (
             *told_empty(emptied, self.known.get("patient_id")),
             *told_words({name: found[name] for name in self.labels}),
-            *told_no_labels(table, {name: found[name] for name, _ in self.meta}, label_columns is not None),
+            *told_no_labels(
+                table, {name: found[name] for name, _ in self.meta}, self.labels, label_columns is not None
+            ),
             *([f"not kept: columns without a name {unnamed}"] if unnamed else []),
         )
 
