@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from dicoms import dicom
 
+from chexworld_ray.config import from_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.shards.identify import identify
@@ -100,7 +101,8 @@ def source_of(*rows: SourceRow) -> Source:
 
 
 def test_what_was_ingested_by_the_outermost_folder_gets_no_images_by_the_innermost() -> None:
-    old, new = Release("a", 1, 1, {}, {}), Release("b", 1, 1, {}, {}, patient_rule=2)
+    record = {"fingerprint": "a", "found": 1, "images": 1, "rejected": {}, "ignored": {}}  # as it was written then
+    old, new = from_dict(Release, record, "a manifest"), Release("b", 1, 1, {}, {}, patient_rule=2)
     shelf = row_of("p10/p10000032/a.png")
     with pytest.raises(UserError, match=r"--append: data was ingested when the outermost .*; ingest all again, or"):
         check_patient_rule(source_of(row_of("a.png"), shelf), [old, new], "data")

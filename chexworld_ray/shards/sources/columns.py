@@ -11,7 +11,6 @@ from typing import Literal
 import pyarrow as pa
 
 from chexworld_ray.shards.source import shown
-from chexworld_ray.shards.sources.cells import cell_number
 from chexworld_ray.shards.words import PAIRS, names_nobody, says_nothing, value_of_label, word_of_label
 
 Cells = Mapping[str, int]
@@ -28,14 +27,9 @@ def cells_of(table: pa.Table, name: str) -> dict[str, int]:
     return counts
 
 
-def label_cell(column: str, text: str) -> float:
-    """The value of a label's cell: a number, or 1, 0 or -1 for a word.
-
-    Raises:
-        BadCell: it is neither.
-    """
-    value = value_of_label(text)
-    return cell_number(column, text) if value is None else value
+def label_values(cells: Iterable[str]) -> dict[str, float]:
+    """The values of a label's cells that are 1, 0, -1 or a word for these."""
+    return {cell: value for cell in cells if (value := value_of_label(cell)) is not None}
 
 
 def kind_of_cells(cells: Iterable[str]) -> Literal["number", "text"]:

@@ -23,7 +23,7 @@ from chexworld_ray.shards.sources.cells import BOX_KEYS, LANDMARK_KEYS, BadCell,
 from chexworld_ray.shards.sources.columns import (
     cells_of,
     kind_of_cells,
-    label_cell,
+    label_values,
     told_empty,
     told_no_labels,
     told_words,
@@ -116,6 +116,7 @@ class _Layout:
         rest = [name for name in header if name not in {*self.known.values(), *masks}]
         found = {name: cells_of(table, name) for name in header if name != self.known["path"]}
         self.labels = tuple(label_columns or (name for name in rest if why_no_label(found[name]) is None))
+        self.values = {name: label_values(found[name]) for name in self.labels}
         self.meta: Meta = tuple((name, kind_of_cells(found[name])) for name in rest if name not in self.labels)
         stored = [(name, set(found[name]), True) for name, _ in self.meta]
         told = [self.known[meaning] for meaning in STORED_AS_TOLD if meaning in self.known]
@@ -172,12 +173,24 @@ def _source_row(path: str, split: str | None, root: Place, cell: Mapping[str, st
             for name, organ in layout.masks.items()
             if not says_nothing(cell[name])
         },
-        labels={name: label_cell(name, cell[name]) for name in layout.labels if not says_nothing(cell[name])},
+        labels=_labels(cell, layout.values),
         meta=_meta(cell, layout.meta),
         boxes=json_list("boxes", known("boxes"), "label", BOX_KEYS),
         landmarks=json_list("landmarks", known("landmarks"), "name", LANDMARK_KEYS),
         among_dicom=layout.among_dicom,
     )
+
+
+def _labels(cell: Mapping[str, str], columns: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Cells of labels; `columns` has the values of their usual cells, for a million rows are looked up faster."""
+    labels: dict[str, float] = {}
+    for name, values in columns.items():
+        text = cell[name]
+        if text in values:
+            labels[name] = values[text]
+        elif not says_nothing(text):
+            labels[name] = cell_number(name, text)
+    return labels
 
 
 def _meta(cell: Mapping[str, str], columns: Meta) -> dict[str, float | str]:
