@@ -140,7 +140,7 @@ def read_columns(
         there = [name for name in schema.names if stored.names.count(name) == 1]
         _check(schema, stored, there, optional, footer.url)
         _check_size(footer, groups, there)
-        parquet = pq.ParquetFile(source, metadata=footer.metadata, pre_buffer=True)
+        parquet = pq.ParquetFile(source, metadata=footer.metadata, pre_buffer=False)
         found = _read(parquet, groups, there, stored, footer.url)
         rows = sum(footer.groups[at] for at in groups)
         columns = [
@@ -182,9 +182,13 @@ def _of(path: str, names: Sequence[str]) -> bool:
 def _read(
     parquet: pq.ParquetFile, groups: list[int], names: list[str], stored: pa.Schema, url: str
 ) -> dict[str, pa.ChunkedArray]:
-    """Columns as they are stored. In batches: what few bytes stand for is only known when they are read."""
+    """Columns as they are stored. In batches: what few bytes stand for is only known when they are read.
+
+    By this thread alone: threads of Arrow's hold the source for a moment longer than the read takes, and where Python
+    ends in that moment they abort the process, which had done its work (apache/arrow issues 34314 and 50482).
+    """
     batches, size = [], 0
-    for batch in parquet.iter_batches(_BATCH, row_groups=groups, columns=names) if names else ():
+    for batch in parquet.iter_batches(_BATCH, row_groups=groups, columns=names, use_threads=False) if names else ():
         size += batch.nbytes
         if size > MAX_BYTES:
             raise UserError(f"{url}: more than {MAX_BYTES} bytes in memory, from what says that it is less")

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -270,3 +271,31 @@ def test_a_name_without_end_is_cut_in_a_message() -> None:
         with pytest.raises(UserError) as caught:
             parse_table(bytes_of(table), "x.parquet", schema)
         assert len(str(caught.value)) < 300
+
+
+class Watched(io.BytesIO):
+    """Notes the threads that read it, and the one that lets it go."""
+
+    def __init__(self, data: bytes, seen: set[int]) -> None:
+        super().__init__(data)
+        self._seen = seen
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._seen.add(threading.get_ident())
+        return super().read(size)
+
+    def __del__(self) -> None:
+        self._seen.add(threading.get_ident())
+
+
+def test_a_file_is_read_and_let_go_by_the_thread_that_asked() -> None:
+    """A thread of Arrow's that lets a file go while Python ends aborts the process."""
+    table = pa.table({f"c{number}": np.random.default_rng(number).random(5000) for number in range(20)})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=500)
+    seen: set[int] = set()
+    for _ in range(20):
+        source = Watched(buffer.getvalue(), seen)
+        assert parquet.read_columns(source, parquet.read_footer(source, "file"), table.schema).num_rows == 5000
+        del source
+    assert seen == {threading.get_ident()}
