@@ -85,7 +85,7 @@ class Pretrain:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Pretrain variants with several seeds each, evaluate them, and compare each with the first, paired by seed."""
+    """Pretrain variants with several seeds, and compare each with the first and with its start, paired by seed."""
 
     variants: Annotated[tuple[str, ...], tyro.conf.Positional]
     """ablations (the rows of the paper's Table 3), kinds of objective (chexworld, local, …), or recipes."""
