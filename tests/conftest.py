@@ -3,7 +3,6 @@
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def write_data_set(source: Source, out: Path, settings: WriteSettings) -> Manife
     files = [file for record in records for file in record.files]
     images = pa.concat_tables([record.images for record in records])
     release = Release("test", source.found, images.num_rows, {}, source.ignored)
-    before = manifests.empty(root, asdict(settings))
+    before = manifests.empty(root, settings.of_data())
     manifest = manifests.add_release(before, release, files, images, source.columns, None)
     manifests.publish(manifest)
     return manifest

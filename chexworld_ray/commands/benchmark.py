@@ -149,6 +149,25 @@ class Masks(_Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pictures(_Shared):
+    """How often an ingest's check of pictures is wrong, on phantoms, drawings and your own radiographs, spoilt."""
+
+    data: str | None = None
+    """Data sets whose frontal radiographs are taken too, comma-separated URLs; they should be good ones."""
+    images: int = 400
+    """How many phantoms, drawings of each sort, and radiographs of each source at most; from split test."""
+    train: str | None = None
+    """Train the network anew, on split train with limits from split val, and write its weights to this file first."""
+    steps: int = 1500
+    """Batches of 128 of that training."""
+
+    def run(self) -> None:
+        from chexworld_ray.benchmarks.pictures import measure_pictures
+
+        self.finish(measure_pictures(urls(self.data) if self.data else [], self.images, self.train, self.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stream(_Shared):
     """The Ray Data stream against a plain pyarrow loop over the same files, and the wait that a step sees."""
 
@@ -240,12 +259,13 @@ class Chaos(_Shared):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What things cost on this machine: step, views, masks, plan, ingest, stream, embed; and chaos."""
+    """What things cost on this machine: step, views, masks, pictures, plan, ingest, stream, embed; and chaos."""
 
     part: tyro.conf.OmitSubcommandPrefixes[
         Annotated[Step, tyro.conf.subcommand("step")]
         | Annotated[Views, tyro.conf.subcommand("views")]
         | Annotated[Masks, tyro.conf.subcommand("masks")]
+        | Annotated[Pictures, tyro.conf.subcommand("pictures")]
         | Annotated[Plan, tyro.conf.subcommand("plan")]
         | Annotated[Ingest, tyro.conf.subcommand("ingest")]
         | Annotated[Stream, tyro.conf.subcommand("stream")]

@@ -61,6 +61,9 @@ class Ingest:
     """Put this before every image id: for releases that use the same file names."""
     allow_prefix: tuple[str, ...] = ()
     """Where tables may lead outside of the folder: paths, URLs or protocols (s3://)."""
+    check_pictures: bool = True
+    """Look at each picture, and flag what seems to be a negative, turned, mirrored, from the side or no chest; nothing
+    is changed or set aside."""
     longest_side: int = 512
     """Larger images are shrunk to this (pixels)."""
     clean: Annotated[CleanSettings, UNPREFIXED] = field(default_factory=CleanSettings)
@@ -98,6 +101,7 @@ class Ingest:
             test_fraction=self.test_fraction,
             split_seed=self.split_seed,
             keep_paths=self.keep_paths,
+            check_pictures=self.check_pictures,
             clean=self.clean,
         )
         manifest = ingest(with_prefix(source, self.prefix) if self.prefix else source, self.out, settings, self.append)

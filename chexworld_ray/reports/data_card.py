@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.reports.labels import visible
 from chexworld_ray.shards.manifest import Manifest, load
 from chexworld_ray.training.run import Run
 from chexworld_ray.trust import allowed_prefixes, recorded
@@ -56,6 +57,11 @@ def describe_manifest(manifest: Manifest) -> str:
         lines.append(f"masks: {', '.join(manifest.masks)}")
     if counts["flags"]:
         lines.append(f"flags: {listed(counts['flags'])}")
+    for flag, image_ids in counts["flag_examples"].items():
+        more = ", …" if counts["flags"].get(flag, 0) > len(image_ids) else ""
+        lines.append(f"  {flag}: {', '.join(map(visible, image_ids))}{more}")
+    if unchecked := counts["images"] - counts["pictures_checked"]:
+        lines.append(f"pictures that were not looked at: {unchecked}")
     rejected, ignored = counts["rejected"], counts["ignored"]
     lines.append(
         f"found {counts['found']} = {counts['images']} accepted + {sum(rejected.values())} rejected"

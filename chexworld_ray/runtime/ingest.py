@@ -95,7 +95,7 @@ def _before(out: storage.Place, settings: WriteSettings, append: bool, mark: str
     if not storage.exists(out / manifests.NAME):
         if append:
             raise UserError(f"--append: no data set at {out.url} yet; leave --append out for the first release")
-        return manifests.empty(out, asdict(settings))
+        return manifests.empty(out, settings.of_data())
     before = manifests.load(out.url)
     if mark in [release.fingerprint for release in before.releases]:
         return before

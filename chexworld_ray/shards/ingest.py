@@ -27,7 +27,8 @@ SMALLEST_SHARE = 8  # a small set is cut finer than `file_images`, into so many 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Packed rows that one task turns into files, and a fingerprint of all that its result depends on."""
+    """Packed rows that one task turns into files, and a fingerprint of all that its result depends on but the check of
+    pictures, whose version stands with each file."""
 
     index: int
     packed: list[bytes]
@@ -117,7 +118,7 @@ def check_settings(before: Manifest, settings: WriteSettings) -> None:
     Raises:
         UserError: with those that differ.
     """
-    wanted, there = asdict(settings), asdict(from_dict(WriteSettings, before.settings, before.root.url))
+    wanted, there = settings.of_data(), from_dict(WriteSettings, before.settings, before.root.url).of_data()
     names = sorted(name for name in wanted if there[name] != wanted[name])
     if names:
         told = ", ".join(f"{name} {there[name]} (now {wanted[name]})" for name in names)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from chexworld_ray.config import from_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.shards.parquet import MAX_ROWS
-from chexworld_ray.shards.records import FileRecord
+from chexworld_ray.shards.records import EXAMPLES, FileRecord
 from chexworld_ray.shards.schema import SCHEMA_VERSION, Columns
 from chexworld_ray.storage import Place, exists, place, read_json, write_json
 from chexworld_ray.trust import data_version, plain_name
@@ -146,12 +146,22 @@ class Manifest:
             "labels": labels,
             "masks": list(self.masks),
             "flags": _total(file.flags for file in self.files),
+            "flag_examples": self.examples(),
+            "pictures_checked": sum(file.rows for file in self.files if file.pictures),
             "rejected": self.rejected,
             "ignored": _total(release.ignored for release in self.releases),
             "grey_mean": self.grey_mean,
             "grey_std": self.grey_std,
             "bytes": sum(file.bytes for file in self.files),
         }
+
+    def examples(self) -> dict[str, list[str]]:
+        """Flag of the check of pictures → the first image ids that have it."""
+        found: dict[str, list[str]] = {}
+        for file in self.files:
+            for flag, image_ids in file.examples.items():
+                found[flag] = (found.get(flag, []) + image_ids)[:EXAMPLES]
+        return dict(sorted(found.items()))
 
     def summary(self) -> dict[str, Any]:
         """What became of all that was found: accepted (images) + rejected = found."""

@@ -11,6 +11,7 @@ from chexworld_ray.shards.source import Reject
 from chexworld_ray.storage import Place
 from chexworld_ray.trust import plain_name
 
+EXAMPLES = 3  # image ids of each flag of the check of pictures, for whoever wants to look at them
 IMAGE_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -43,6 +44,10 @@ class FileRecord:
     labels: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     """dataset → label → value → count."""
     flags: dict[str, int] = field(default_factory=dict)
+    pictures: int = 0
+    """Version of the check of pictures (`picture.VERSION`) that its rows went through; 0: none."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """Flag of that check → the first image ids that have it."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from chexworld_ray.shards.geometry import Geometry
 from chexworld_ray.shards.identify import identify
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.masks import encode_mask, source_mask
+from chexworld_ray.shards.picture import look
 from chexworld_ray.shards.rejected import Rejected
 from chexworld_ray.shards.schema import Columns, canonical_view
 from chexworld_ray.shards.settings import WriteSettings
@@ -101,7 +102,11 @@ def shard_row(
         digest = hashlib.sha256(data).hexdigest()
         phash = perceptual_hash(pixels_HW) if settings.clean.near_duplicates is not None else None
     who = identify(row, decoded.header, key, settings)
+    view = canonical_view(row.view or decoded.view)
     flags = decoded.flags + ["border_cropped"] * cropped + ["patient_names_nobody"] * who.nobody
+    if settings.check_pictures:
+        with watch.on("look"):
+            flags += look(pixels_HW, view)
     with watch.on("masks"):
         masks = _masks(row, read, columns, geometry, decoded, flags)
     record: dict[str, Any] = {
@@ -112,7 +117,7 @@ def shard_row(
         "dataset": who.dataset,
         "patient_id": who.patient_id,
         "study_id": who.study_id,
-        "view": canonical_view(row.view or decoded.view),
+        "view": view,
         "split": who.split,
         "source_path": who.source_path,
         "sha256": digest,

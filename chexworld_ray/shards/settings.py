@@ -71,6 +71,7 @@ class WriteSettings:
     test_fraction: float = 0.2
     split_seed: int = 0
     keep_paths: bool = False
+    check_pictures: bool = True
     clean: CleanSettings = field(default_factory=CleanSettings)
 
     def __post_init__(self) -> None:
@@ -79,10 +80,18 @@ class WriteSettings:
         if self.longest_side < 32:
             raise UserError(f"--longest-side {self.longest_side}: at least 32 pixels")
 
+    def of_data(self) -> dict[str, Any]:
+        """What makes a data set another one: not the check of pictures, which changes no pixel and sets nothing aside.
+        So a set that was begun without it goes on with it.
+        """
+        record = asdict(self)
+        del record["check_pictures"]
+        return record
+
     @property
     def told(self) -> dict[str, Any]:
-        """For fingerprints: all settings but those of `LATER` at their defaults."""
-        return _told(asdict(self), asdict(WriteSettings()))
+        """For fingerprints: what makes a data set another one, but those of `LATER` at their defaults."""
+        return _told(self.of_data(), WriteSettings().of_data())
 
 
 def _told(own: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:

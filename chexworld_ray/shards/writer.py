@@ -22,7 +22,8 @@ from chexworld_ray.shards.formats import surely_no_dicom
 from chexworld_ray.shards.identify import rejected_row
 from chexworld_ray.shards.identity import Pseudonyms
 from chexworld_ray.shards.parquet import read_table
-from chexworld_ray.shards.records import IMAGE_SCHEMA, ChunkRecord, FileRecord
+from chexworld_ray.shards.picture import FLAGS, VERSION
+from chexworld_ray.shards.records import EXAMPLES, IMAGE_SCHEMA, ChunkRecord, FileRecord
 from chexworld_ray.shards.rejected import Rejected, largest_file
 from chexworld_ray.shards.row import Stopwatch, shard_row
 from chexworld_ray.shards.schema import OPTIONAL, Columns, every_column, projection
@@ -74,11 +75,12 @@ def write_chunk(
             continue
         groups[record["split"], projection(record["view"])].append((record, image))
     files, kept = [], []
+    checked = VERSION if settings.check_pictures else 0
     for (split, view), pairs in sorted(groups.items()):
         path = f"{split}-{view}-{name}.parquet"
         with watch.on("write"):
             table = pa.Table.from_pylist([record for record, _ in pairs], schema=columns.schema())
-            files.append(write_file(out, path, table, split, view, settings.row_group_images))
+            files.append(write_file(out, path, table, split, view, settings.row_group_images, checked))
         kept += [image | {"file": path} for _, image in pairs]
     # rejects don't count: a key is there to keep patients the same from release to release
     keyed = sum(image.pop("keyed") for image in kept)
@@ -125,8 +127,13 @@ def _ahead(rows: Sequence[SourceRow], read: Callable[[str], bytes]) -> Iterator[
         yield from waiting
 
 
-def write_file(out: Place, name: str, table: pa.Table, split: str, view: str, row_group_images: int) -> FileRecord:
-    """Write one Parquet file, whole or not at all; images are JPEGs already, so they are not compressed again."""
+def write_file(
+    out: Place, name: str, table: pa.Table, split: str, view: str, row_group_images: int, pictures: int = 0
+) -> FileRecord:
+    """Write one Parquet file, whole or not at all; images are JPEGs already, so they are not compressed again.
+
+    `pictures` is the version of the check of pictures that the rows went through.
+    """
     buffer = io.BytesIO()
     raw = [field.name for field in table.schema if pa.types.is_binary(field.type)]
     compression = {field.name: "none" if field.name in raw else "zstd" for field in table.schema}
@@ -143,7 +150,8 @@ def write_file(out: Place, name: str, table: pa.Table, split: str, view: str, ro
     groups = [min(size, table.num_rows - start) for start in range(0, table.num_rows, size)]
     digest = hashlib.sha256(data).hexdigest()
     datasets, labels, flags = table_counts(table)
-    return FileRecord(name, len(data), table.num_rows, groups, split, view, digest, datasets, labels, flags)
+    counts = (datasets, labels, flags, pictures, _examples(table))
+    return FileRecord(name, len(data), table.num_rows, groups, split, view, digest, *counts)
 
 
 def drop_rows(out: Place, record: FileRecord, image_ids: set[str], row_group_images: int) -> FileRecord | None:
@@ -159,7 +167,8 @@ def drop_rows(out: Place, record: FileRecord, image_ids: set[str], row_group_ima
     if not any(keep):
         remove(file)
         return None
-    return write_file(out, record.path, table.filter(pa.array(keep)), record.split, record.projection, row_group_images)
+    kept = table.filter(pa.array(keep))
+    return write_file(out, record.path, kept, record.split, record.projection, row_group_images, record.pictures)
 
 
 def table_counts(
@@ -175,3 +184,13 @@ def table_counts(
             counts[key] = counts.get(key, 0) + 1
     flags = Counter(flag for of_image in table["flags"].to_pylist() for flag in of_image or ())
     return dict(Counter(of_row)), labels, dict(sorted(flags.items()))
+
+
+def _examples(table: pa.Table) -> dict[str, list[str]]:
+    """Flag of the check of pictures → the first images that have it."""
+    found: dict[str, list[str]] = {}
+    for image_id, flags in zip(table["image_id"].to_pylist(), table["flags"].to_pylist(), strict=True):
+        for flag in flags or ():
+            if flag in FLAGS and len(found.setdefault(flag, [])) < EXAMPLES:
+                found[flag].append(image_id)
+    return dict(sorted(found.items()))

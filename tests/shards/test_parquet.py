@@ -185,7 +185,7 @@ def test_a_shard_that_is_read_and_written_again_has_the_same_bytes(phantom_set: 
     """So one that lost some rows is one that never had them."""
     entry = phantom_set.files[0]
     table = read_table(phantom_set.root / entry.path, every_column, OPTIONAL)
-    again = write_file(place(str(tmp_path)), entry.path, table, entry.split, entry.projection, 16)
+    again = write_file(place(str(tmp_path)), entry.path, table, entry.split, entry.projection, 16, entry.pictures)
     assert again == entry
 
 
