@@ -42,6 +42,7 @@ def test_error_rates_on_phantoms_are_those_that_were_measured() -> None:
     }
 
 
+@pytest.mark.slow
 def test_error_rates_on_radiographs_are_those_that_the_page_tells(radiographs: Path) -> None:
     """On the test patients of two sources, which neither training nor limits have seen."""
     of_source: dict[str, list[np.ndarray]] = {}
@@ -87,6 +88,7 @@ def test_the_shipped_form_scores_as_the_network_that_was_trained() -> None:
     assert np.allclose(found, expected, atol=0.01)
 
 
+@pytest.mark.slow
 def test_no_good_picture_of_a_source_that_was_left_out_exceeds_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_training, "LEAST_LIMIT", -1000.0)  # these networks have learnt nothing
     monkeypatch.setattr(picture_training, "BATCH", 16)
@@ -103,6 +105,7 @@ def test_no_good_picture_of_a_source_that_was_left_out_exceeds_a_limit(monkeypat
     assert (highest_F > _highest(hospital[:2], kept)).any()
 
 
+@pytest.mark.slow
 def test_the_command_trains_measures_and_takes_a_data_set(
     phantom_set: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
