@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import looked_into
 
 from chexworld_ray.benchmarks.picture_material import Sample, disturbed
 from chexworld_ray.benchmarks.pictures import SPOILT
@@ -19,6 +20,7 @@ from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.phantoms.lateral import make_lateral
 from chexworld_ray.phantoms.others import make_other
 from chexworld_ray.reports.data_card import data_card, describe_manifest
+from chexworld_ray.reports.html import write_report
 from chexworld_ray.runtime.ingest import _before
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.check import problems
@@ -144,12 +146,16 @@ def test_the_end_of_an_ingest_names_examples_of_each_flag(folder: Path, tmp_path
     assert "looks_no_chest 4\n" in describe_manifest(pages)
     assert data_card(pages)["flag_examples"]["looks_no_chest"] == pages.examples()["looks_no_chest"]
     assert "not looked at" not in describe_manifest(pages)
+    page = Path(write_report(looked_into(tmp_path / "run", pages), None)).read_text()
+    assert f"looks_no_chest 4 ({', '.join(pages.examples()['looks_no_chest'])}, …)" in page
+    assert "not looked at" not in page
     assert not [line for line in problems(pages) if not line.startswith(manifests.REJECTED)]
 
 
 def test_a_set_that_was_not_looked_at_says_so(folder: Path, tmp_path: Path, write_set: WriteSet) -> None:
     off = write_set(read_source(str(folder), labels="labels.csv"), tmp_path, WriteSettings(check_pictures=False))
     assert "pictures that were not looked at: 9" in describe_manifest(off)
+    assert "not looked at: 9." in Path(write_report(looked_into(tmp_path / "run", off), None)).read_text()
 
 
 def test_a_manifest_of_before_the_check_reads_as_before(folder: Path, tmp_path: Path, write_set: WriteSet) -> None:
