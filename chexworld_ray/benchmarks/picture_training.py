@@ -1,4 +1,4 @@
-"""Training of the check of pictures (`shards/picture.py`): a network of 40,000 numbers, in minutes on two cores."""
+"""Training of the check of pictures (`shards/picture.py`): a network of 44,000 numbers, in minutes on two cores."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
