@@ -24,6 +24,7 @@ from chexworld_ray.shards.rejected import Rejected, check_bytes, check_size
 
 GREY_TOLERANCE = 12  # largest difference of colour channels that chroma compression explains
 _BAND = 256  # rows that are looked at together, to take little memory beside the picture
+_MOST_SAID = 200  # letters of a decoder's message
 MOST_STORED = 2**27  # pixels of one image in a shard
 MIN_LEVELS = 8  # grey levels of an image of more than 8 bits; fewer are noise around a constant
 JSRT_SIDE, JSRT_TOP = 2048, 4095  # raw files of the JSRT data set: side in pixels, highest value
@@ -84,7 +85,7 @@ def decode_file(
     except (Rejected, MemoryError):
         raise
     except Exception as error:  # a damaged file may make a decoder raise anything; it must not end the run
-        raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
+        raise Rejected("damaged image", _said(error)) from None
 
 
 def decode_grey_jpeg(data: bytes) -> np.ndarray:
@@ -155,8 +156,13 @@ def open_picture(data: bytes, max_megapixels: float, load: bool = True) -> Image
     except (Rejected, MemoryError):
         raise
     except Exception as error:  # damaged files make Pillow's plug-ins raise whatever they trip over
-        raise Rejected("damaged image", str(error) or type(error).__name__) from None
+        raise Rejected("damaged image", _said(error)) from None
     return image
+
+
+def _said(error: Exception) -> str:
+    """What Pillow says of damage; of any other error its kind only, for its words may quote what stands in the file."""
+    return f"{error}"[:_MOST_SAID] if isinstance(error, OSError | SyntaxError) and str(error) else type(error).__name__
 
 
 def check_announced(data: bytes, form: Format, max_megapixels: float) -> None:

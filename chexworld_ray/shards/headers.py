@@ -73,7 +73,10 @@ def webp_size(data: bytes) -> Announced:
 
 
 def tiff_numbers(data: bytes) -> str | None:
-    """What a TIFF's first page says that its pixels are, in words; None where it does not say."""
+    """What a TIFF's first page says that its pixels are, in words; None where it does not say.
+
+    Only small whole numbers are told: the same tags may hold text.
+    """
     file = io.BytesIO(data)
     try:
         with warnings.catch_warnings():
@@ -82,7 +85,10 @@ def tiff_numbers(data: bytes) -> str | None:
             file.seek(tags.next)
             tags.load(file)
             kind = _TIFF_KINDS.get(tags.get(339, (1,))[0], "integers")
-            return f"{tags.get(277, 1)} x {max(tags[258])}-bit {kind}, compression {tags.get(259, 1)}"
+            channels, bits, compression = tags.get(277, 1), max(tags[258]), tags.get(259, 1)
+            if not all(isinstance(number, int) and 0 <= number < 1 << 16 for number in (channels, bits, compression)):
+                return None
+            return f"{channels} x {bits}-bit {kind}, compression {compression}"
     except Exception:  # damaged files make the parser raise whatever it trips over
         return None
 

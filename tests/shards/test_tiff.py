@@ -9,6 +9,7 @@ from PIL import Image
 
 from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.shards.decode import Decoded, decode_file
+from chexworld_ray.shards.rejected import Rejected
 
 PHANTOM = make_phantom(0, 1, 128).image_HW
 
@@ -93,3 +94,28 @@ def test_a_file_that_does_not_say_what_0_is_is_flagged(depth: str) -> None:
     found = decode_file(tiff(DEPTHS[depth][0], None), 100.0)
     assert alike(found) > 0.99
     assert "polarity_unknown" in found.flags
+
+
+@pytest.mark.parametrize("tags", [*((tag,) for tag in (256, 257, 258, 259, 262, 273, 277, 278, 279, 339)), (322, 323)])
+@pytest.mark.parametrize("text", [b"DOE^JOHN 19610203\0", b"DOE^JOHN " * 10_000 + b"\0"])
+def test_what_stands_in_a_tag_in_place_of_a_number_is_not_told(tags: tuple[int, ...], text: bytes) -> None:
+    data = with_text(tiff(PHANTOM, 1), tags, text)
+    try:
+        decode_file(data, 100.0)
+    except Rejected as why:
+        assert "DOE" not in str(why)
+        assert len(str(why)) < 200
+
+
+def with_text(data: bytes, tags: tuple[int, ...], text: bytes) -> bytes:
+    """A TIFF of one directory at its end, with text in some of its tags."""
+    at = int.from_bytes(data[4:8], "little")
+    entries = {
+        int.from_bytes(data[here : here + 2], "little"): data[here : here + 12]
+        for here in range(at + 2, len(data) - 4, 12)
+    }
+    entries |= {tag: struct.pack("<HHII", tag, 2, len(text), 8) for tag in tags}
+    head, strip = data[:4] + struct.pack("<I", at + len(text)), data[8:at]
+    entries[273] = entries[273][:8] + struct.pack("<I", 8 + len(text)) if 273 not in tags else entries[273]
+    directory = struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries))
+    return head + text + strip + directory + bytes(4)
