@@ -107,10 +107,10 @@ def _name(data: bytes) -> str | None:
 
 
 def _unknown(data: bytes) -> str:
-    """What can be said of a file of no known format; no text is quoted, for it may tell a patient."""
+    """What can be said of a file of no known format; no byte is quoted, for it may be text that tells a patient."""
     start = data[:_LOOKED_AT]
     if not start.strip(b"\0"):
         return "it begins with zeros, as after a copy that was cut short"
-    if start.isascii() and not set(start) & _NO_TEXT:
-        return "text"
-    return f"no known format begins with the bytes {start[:4].hex(' ')}"
+    if set(start) & _NO_TEXT:
+        return "no known format"
+    return "text" if start.isascii() else "text, or no known format"

@@ -65,8 +65,17 @@ def test_a_pointer_says_how_the_file_is_fetched(data: bytes, command: str) -> No
 def test_what_has_no_name_is_described_and_not_quoted() -> None:
     assert told(b"Needle, Jane: no effusion\n") == ("not an image", "text")
     assert told(bytes(500)) == ("not an image", "it begins with zeros, as after a copy that was cut short")
-    assert told(bytes(range(200, 250))) == ("not an image", "no known format begins with the bytes c8 c9 ca cb")
+    assert told(bytes([200, 1, 2, 3, 4] * 9)) == ("not an image", "no known format")
+    assert told("Müller, Hans 1950".encode()) == ("not an image", "text, or no known format")
     assert not surely_no_dicom(bytes(500)), "its path may tell a patient, whatever it is"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+@pytest.mark.parametrize("text", ["Müller, Hans 1950", "Doe, John é", "Ŵilliams"])
+def test_nor_is_text_in_any_encoding(text: str, encoding: str) -> None:
+    reason, detail = told(text.encode(encoding, "replace"))
+    assert reason == "not an image"
+    assert detail in ("text", "text, or no known format", "no known format")
 
 
 def test_a_tiff_that_tells_nothing_of_its_pixels_is_damaged() -> None:
