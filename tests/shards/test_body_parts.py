@@ -34,6 +34,7 @@ def decode(data: bytes, body_parts: tuple[str, ...] | None = None) -> Decoded:
         *("CHEST", "chest pa", "PORT CHEST", "CHESTABDOMEN", "THORAX", "LUNGS", "RIBS", "CXR"),
         *("胸部", "胸部X光", "छाती", "वक्ष", "TORAX", "TÓRAX", "Rx de tórax", "PECHO", "POITRINE", "الصدر", "صدر", "বুক"),
         *("PEITO", "ГРУДНАЯ КЛЕТКА", "ОГК", "سینہ", "چھاتی", "TORACE", "BRUSTKORB", "흉부", "Lồng ngực", "GÖĞÜS"),
+        *("LRIBS", "CHESTABDPELVIS", "胸腹部", "床头胸片", "手提X光胸部", "胸部正位", "肋骨"),
     ],
 )
 def test_a_chest_is_taken_in_many_languages(part: str) -> None:
@@ -54,7 +55,24 @@ def test_it_is_read_in_the_character_set_of_the_header(part: str, encoding: str,
     assert decode(written(part, encoding, charset)).flags == []
 
 
-@pytest.mark.parametrize("part", ["UNKNOWN", "RX", "12345", "\\", "\x01\x02", "XYZZY", "ABTEILUNG"])
+BESIDE = [
+    "THORACIC",
+    "床头",
+    "床头片",
+    "手提X光",
+    "手提",
+    "床旁",
+    "متقدم",
+    "TRUNK",
+    "PORTABLE",
+    "LATERAL",
+    "MOBILE",
+    "LT",
+    "R",
+]
+
+
+@pytest.mark.parametrize("part", ["UNKNOWN", "RX", "12345", "\\", "\x01\x02", "XYZZY", "ABTEILUNG", *BESIDE])
 def test_a_word_that_nobody_knows_is_flagged_as_an_empty_field_is(part: str) -> None:
     assert decode(written(part)).flags == ["body_part_unknown"]
     assert decode(dicom(PIXELS, 12, BodyPartExamined=None)).flags == ["body_part_unknown"]
@@ -79,6 +97,26 @@ def test_another_part_is_set_aside_in_many_languages(part: str, told: str) -> No
     with pytest.raises(Rejected) as caught:
         decode(written(part))
     assert str(caught.value) == f"body part: {told}, not chest; --body-parts names what is taken"
+
+
+PARTS = """
+    KNEES HANDS HIPS FEET WRISTS SHOULDERS ELBOWS ANKLES LUMBAR LUMBOSACRAL SACRUM FIBULA KUB ABD ABDOMINAL SINUS
+    SINUSES TEETH TOOTH LEFTKNEE RTHAND RTHANDS LKNEE KNEELT HANDR LT_FEMUR RODILLAS MAMMA UPPER_LIMB LOWERLIMBS
+    EXTREMITIES UP_EXM LOW_EXM KIDNEYS RADIUS TIBIAFIBULA TIB_FIB VERTEBRAE THORACIC_SPINE TSPINE T-SPINE THORACICSPINE
+    LUMBARSPINE THORACOLUMBAR CERVICAL PELVIC ACJOINT HIP_JOINTS FACIAL_BONES CALVES METATARSALS HEEL TMJ SELLA MANOS
+    PIES GENOUX HÄNDE ПОЗВОНОЧНИКА الركبة 左手 右膝 手部 双足正位 腹部 头颅 膝関節 头部X光 胸腰椎 胸骨
+"""
+
+
+@pytest.mark.parametrize("part", PARTS.split())
+def test_another_part_is_set_aside_in_the_plural_with_its_side_and_by_its_usual_words(part: str) -> None:
+    with pytest.raises(Rejected, match="body part: "):
+        decode(written(part))
+
+
+def test_words_of_the_user_are_found_with_their_side_too() -> None:
+    for part in ("KNEE", "KNEES", "LKNEE", "RTKNEE", "BILATERALKNEES"):
+        assert decode(written(part), ("KNEE",)).flags == []
 
 
 def test_words_of_the_user_stand_for_the_lists() -> None:
