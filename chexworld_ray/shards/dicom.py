@@ -13,7 +13,7 @@ from chexworld_ray.shards.decode import Decoded, grey_and_colour, stretch_to_uin
 from chexworld_ray.shards.dicom_grey import grey_picture
 from chexworld_ray.shards.dicom_levels import Cell
 from chexworld_ray.shards.dicom_pixels import read_header, stored_pixels
-from chexworld_ray.shards.header import MODALITIES, header_ids, term
+from chexworld_ray.shards.header import MODALITIES, drop_damaged, header_ids, term
 from chexworld_ray.shards.identity import HeaderIds
 from chexworld_ray.shards.rejected import Rejected, check_size
 
@@ -39,8 +39,11 @@ def decode_dicom(data: bytes, max_megapixels: float, body_parts: tuple[str, ...]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = read_header(data, max_megapixels)
+            damaged = drop_damaged(header)
             ids = header_ids(header)
-            return _decode(header, ids, max_megapixels, body_parts)
+            decoded = _decode(header, ids, max_megapixels, body_parts)
+            decoded.flags += damaged
+            return decoded
     except MemoryError:
         raise
     except Rejected as rejected:

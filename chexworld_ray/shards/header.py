@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from chexworld_ray.shards.identity import HeaderIds, dates, folded
@@ -59,6 +60,31 @@ _OF_MANY = {  # of group 0010, but true of many patients
 _DEEPEST, _MOST, _LONGEST = 6, 2000, 10_240  # sequences in sequences, values, letters: a header may have no end
 _PRIVATE_ID = re.compile(r"(?=.*\d)[\w^./-]{5,}|.*[^\W\d_]\^.*")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d*(?:[eE][+-]?\d+)?")
+
+
+_OPTIONAL = (  # what is asked of a header and may be missing
+    *("SOPClassUID", "PatientID", "StudyInstanceUID", "PresentationIntentType"),
+    *("BodyPartExamined", "ViewPosition", "BurnedInAnnotation", "NumberOfFrames", "HighBit", "PlanarConfiguration"),
+    *("PhotometricInterpretation", "PixelIntensityRelationshipSign"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+    *("PresentationLUTShape", "PresentationLUTSequence"),
+)
+
+
+def drop_damaged(header: "Dataset") -> list[str]:
+    """Remove optional elements that can't be read, for their picture may be good; a flag where there were any."""
+    damaged: list[str] = []
+    for keyword in _OPTIONAL:
+        try:
+            header.get(keyword)
+        except MemoryError:
+            raise
+        except Exception:  # a damaged element makes pydicom raise anything
+            damaged.append(keyword)
+    for keyword in damaged:
+        del header[Tag(keyword)]
+    return ["header_damaged"] if damaged else []
 
 
 def header_ids(header: "Dataset") -> HeaderIds:

@@ -178,6 +178,30 @@ def test_polarity_is_what_the_header_says_and_where_it_does_not_there_is_a_flag(
     assert found.flags == flags
 
 
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        *("PatientID", "StudyInstanceUID", "PresentationIntentType", "BurnedInAnnotation"),
+        *("ViewPosition", "NumberOfFrames", "HighBit", "PixelIntensityRelationshipSign", "PixelPaddingValue"),
+        *("PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter"),
+        *("WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PresentationLUTSequence"),
+        *("BodyPartExamined", "PhotometricInterpretation", "SOPClassUID"),
+    ],
+)
+def test_an_optional_element_that_can_not_be_read_is_a_flag_and_no_reject(keyword: str) -> None:
+    file = dcmread(io.BytesIO(dicom(DEEP, 12)))
+    file.add_new(keyword, "LT", "UNREAD")
+    buffer = io.BytesIO()
+    file.save_as(buffer, enforce_file_format=True)
+    whole = buffer.getvalue()
+    data = whole.replace(b"LT\x06\x00UNREAD", b"FD\x06\x00UNREAD")
+    assert data != whole
+    found = decode(data)
+    assert alike(found) > 0.99
+    consequence = {"BodyPartExamined": "body_part_unknown", "PhotometricInterpretation": "polarity_unknown"}
+    assert {*found.flags} == {"header_damaged", *({consequence[keyword]} if keyword in consequence else ())}
+
+
 def test_the_sign_of_raw_data_counts_for_stored_values_before_any_table() -> None:
     raw = {"PresentationIntentType": "FOR PROCESSING", "PixelIntensityRelationshipSign": -1}
     found = decode(dicom(DEEP, 12, RescaleSlope=-1, RescaleIntercept=4095, **raw))
