@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MIN_WINDOW_CONTRAST = 8.0  # grey levels; a window that leaves less is a wrong window
 MAX_WINDOW_CLIPPED = 0.75  # part of the image that a window may turn all black or all white
+LEAST_SPREAD = 1e-5  # of what stored values measure
 _RAW_CLASSES = frozenset(  # classes of images for processing: digital X-ray, mammography, intra-oral
     {"1.2.840.10008.5.1.4.1.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.2.1", "1.2.840.10008.5.1.4.1.1.1.3.1"}
 )
@@ -52,8 +53,16 @@ def _modality(header: "Dataset", levels: Levels) -> tuple[np.ndarray, list[str]]
     unread = (_written(header, "RescaleSlope") and slope in ([], [0.0])) or (
         _written(header, "RescaleIntercept") and not intercept
     )
-    flags = ["modality_lut_not_applied"] if found or unread else []
-    return levels.values if unread else levels.values * (*slope, 1.0)[0] + (*intercept, 0.0)[0], flags
+    rescaled = levels.values if unread else levels.values * (*slope, 1.0)[0] + (*intercept, 0.0)[0]
+    unread = unread or not _told_apart(rescaled[levels.counts > 0])
+    return levels.values if unread else rescaled, ["modality_lut_not_applied"] if found or unread else []
+
+
+def _told_apart(values: np.ndarray) -> bool:
+    """Whether single precision, in which values are stretched, tells them apart: not after a slope of 1e308."""
+    low, high = np.float32(values.min()), np.float32(values.max())
+    spread = float(high) - float(low)
+    return spread > LEAST_SPREAD and 256 * np.spacing(max(abs(low), abs(high))) <= spread < np.inf
 
 
 def _of_interest(header: "Dataset", values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, list[str]]:

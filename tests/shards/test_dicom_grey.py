@@ -94,6 +94,26 @@ def test_a_modality_table_that_can_not_be_applied_is_flagged() -> None:
     assert decode(unread).flags == ["modality_lut_not_applied"]
 
 
+@pytest.mark.parametrize(
+    "rescale",
+    [
+        *({"RescaleSlope": slope} for slope in ("1e308", "-1e308", "1e36", "1e-300", "1e-12")),
+        *({"RescaleIntercept": intercept} for intercept in ("1e308", "1e30", "1e12", "-1e9")),
+    ],
+)
+def test_a_rescale_that_leaves_nothing_to_tell_apart_is_not_applied_and_flagged(rescale: dict[str, str]) -> None:
+    found = decode(dicom(DEEP, 12, **rescale))
+    assert alike(found) > 0.99
+    assert found.flags == ["modality_lut_not_applied"]
+
+
+@pytest.mark.parametrize("slope", ["1e-6", "1e6", "-1e-6"])
+def test_a_slope_that_is_only_odd_is_applied(slope: str) -> None:
+    found = decode(dicom(NEGATIVE if slope[0] == "-" else DEEP, 12, RescaleSlope=slope))
+    assert alike(found) > 0.99
+    assert found.flags == []
+
+
 def test_of_a_broken_table_and_a_window_the_window_is_taken() -> None:
     window = {"WindowCenter": 1500, "WindowWidth": 2000}
     for entries in (HALF, b"", bytes(8192)):
