@@ -1,6 +1,6 @@
 """Stored values of a grey DICOM picture: which bits of a cell count, and which values are padding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _MAY_LOSE = frozenset({HTJ2K, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
+NEAR = 0.25  # part of steps below half the range; overlays have hardly any, pictures more, but for their noise
 
 
 class Levels(NamedTuple):
@@ -106,7 +107,8 @@ def grey_levels(header: "Dataset", cells_HW: np.ndarray) -> Levels:
         clipped = cell.clipped(cells, used)
         values = cell.values(cells) if clipped is None else clipped
         if clipped is None and cell.holds_more(cells[used], values[used]).any():
-            flags.append("unused_bits_set")
+            cell, flag = _widened(cell, cells_HW, (cells - (values << cell.shift)).astype(cells_HW.dtype))
+            values, flags = cell.values(cells), [*flags, flag]
     padding = _padding(header, cell, cells, values)
     if padding[counts > 0].all():
         padding[:] = False
@@ -119,6 +121,19 @@ def _trusted(cell: Cell, occurring: np.ndarray) -> tuple[Cell, list[str]]:
     if cell.shift and below.any() and occurring.max() < 1 << cell.stored:
         return Cell(cell.width, cell.stored, 0, cell.signed, cell.may_lose), ["high_bit_contradictory"]
     return cell, []
+
+
+def _widened(cell: Cell, cells_HW: np.ndarray, beside: np.ndarray) -> tuple[Cell, str]:
+    """The whole cell where the bits above those stored go on with the value: neighbours that differ in what stands
+    `beside` the value of each cell are near each other then. An overlay's bit is a jump.
+    """
+    left_HW, right_HW = cells_HW[:, :-1], cells_HW[:, 1:]
+    differ_HW = beside[left_HW] != beside[right_HW]
+    steps = np.abs((left_HW - right_HW)[differ_HW].view(f"i{cells_HW.dtype.itemsize}").astype(np.int64))
+    top = cell.shift + cell.stored
+    if top < cell.width and steps.size and (steps < 1 << (top - 1)).mean() > NEAR:
+        return replace(cell, stored=cell.width - cell.shift), "bits_stored_contradictory"
+    return cell, "unused_bits_set"
 
 
 def _merged(values_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

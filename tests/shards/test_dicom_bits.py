@@ -72,6 +72,16 @@ def test_bits_above_those_stored_are_ignored_and_told_in_every_syntax(kind: str,
     assert np.array_equal(decode(encoded(DEEP | dark << bit, kind)).pixels_HW, plain.pixels_HW)
 
 
+@pytest.mark.parametrize("bits", [9, 10, 11])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_those_stored_that_go_on_with_the_value_are_kept_and_it_is_in_doubt(bits: int, signed: bool) -> None:
+    cells = SIGNED.astype(np.uint16) if signed else DEEP
+    header = {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": int(signed)}
+    found = decode(encoded(cells, "plain", **header))
+    assert np.array_equal(found.pixels_HW, decode(dicom(DEEP, 12)).pixels_HW)
+    assert found.flags == ["bits_stored_contradictory"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("extended", [False, True])
 def test_signed_values_are_read_with_and_without_their_sign_in_the_bits_above(kind: str, extended: bool) -> None:
