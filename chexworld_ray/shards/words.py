@@ -13,7 +13,8 @@ _NOTHING = frozenset(
 )
 _NOBODY = frozenset({"anonymous", "anonymized", "anonymised", "anon", "deidentified", "de-identified"})
 
-_VALUE = re.compile(r"(?:(?P<minus>-)|\+)?(?P<digit>[01])(?:[.,]0*)?(?:e[+-]?0+)?")
+# 1,000 is a thousand where others write 1.000, so it is neither
+_VALUE = re.compile(r"(?:(?P<minus>-)|\+)?(?P<digit>[01])(?:\.0*|,(?!000(?!0))0*)?(?:e[+-]?0+)?")
 _WORDS = {"true": 1.0, "yes": 1.0, "positive": 1.0, "pos": 1.0, "present": 1.0, "uncertain": -1.0} | {
     "false": 0.0,
     "no": 0.0,
