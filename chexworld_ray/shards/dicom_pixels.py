@@ -1,6 +1,7 @@
 """Pixel data of a DICOM file: sizes compared with the codestream before it is decoded, one decoder for each syntax."""
 
 import io
+import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _OWN = "chexworld_ray"
+_QUOTED = re.compile(r"(?s)(value)(?: of)? '.*'")  # pydicom quotes what stands in an element
+_MOST_SAID = 200  # letters of a decoder's message
 _JPEG = frozenset(codestreams.DECODER_DEPENDENCIES)
 _JPEG_2000 = frozenset({JPEG2000Lossless, JPEG2000_LOSSY, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K_LOSSY})
 # one for each syntax, known to refuse what is cut; others that happen to be installed are never used
@@ -111,7 +114,8 @@ def stored_pixels(header: "Dataset", max_megapixels: float) -> np.ndarray:
     except (Rejected, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # each decoder plug-in raises its own kinds; one in Rust panics past Exception
-        said = (str(error) or type(error).__name__).splitlines()[-1].strip().removeprefix(f"{_OWN}: ")
+        told = _QUOTED.sub(r"\1", str(error)) or type(error).__name__
+        said = told.splitlines()[-1].strip().removeprefix(f"{_OWN}: ")[:_MOST_SAID]
         raise Rejected("pixel data can't be decoded", f"transfer syntax {syntax_name(syntax)}: {said}") from None
 
 
