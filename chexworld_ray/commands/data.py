@@ -47,8 +47,8 @@ class Ingest:
     labels: str | None = None
     """CSV table of a plain folder, relative to the folder or to where you stand."""
     label_columns: str | None = None
-    """Columns that are labels, comma-separated; unset: those whose cells are all 1, 0, -1 (or words for these, as yes
-    and no) or empty (or NaN, NA, None and the like)."""
+    """Columns that are labels, comma-separated ('' for none); unset: those whose cells are all 1, 0, -1 (or words for
+    these, as yes and no) or empty (or NaN, NA, None and the like)."""
     keep_columns: str | None = None
     """Columns of the table that may be stored though they look as if they told who a patient is, comma-separated."""
     keep_paths: bool = False
@@ -88,9 +88,9 @@ class Ingest:
             self.folder,
             self.dataset,
             labels=self.labels,
-            label_columns=tuple(self.label_columns.split(",")) if self.label_columns is not None else None,
+            label_columns=None if self.label_columns is None else _names(self.label_columns),
             skip_missing=self.skip_missing,
-            keep_columns=tuple(self.keep_columns.split(",")) if self.keep_columns else (),
+            keep_columns=_names(self.keep_columns or ""),
             allowed=self.allow_prefix,
         )
         if source.links:
@@ -109,6 +109,10 @@ class Ingest:
         say(kept_columns(source))
         if self.json:
             json_line(manifest.summary())
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,9 @@ def ingest(
     `watch` is told what the workers spent their time on.
 
     Raises:
-        UserError: another data set is there, another ingest runs there, a patient stands in two splits, identifiers
-            were hashed with another key, a disk is full, or nothing could be read.
+        UserError: another data set is there, another ingest runs there, a patient stands in two splits, a column is
+            read otherwise than before, identifiers were hashed with another key, a disk is full, or nothing could be
+            read.
     """
     try:
         return _ingest(source, out_url, settings, append, watch)
@@ -70,6 +71,7 @@ def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool,
         storage.remove(out / WORK)
         return before
     check_patient_rule(source, before.releases, out_url)
+    before.columns.union(source.columns)  # is refused before there is work to lose
     with locked(out / WORK) as lock:
         if _before(out, settings, append, mark).data_version != before.data_version:
             raise UserError(f"{out_url}: another ingest has just completed there; start again")

@@ -1,5 +1,6 @@
 """The Arrow schema of a shard (version 2), and the words that views go by."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ import pyarrow as pa
 from chexworld_ray.errors import UserError
 
 SCHEMA_VERSION = 2
+MANY_LABELS = 20  # too many to be told in a line
 Projection = Literal["frontal", "lateral", "unknown"]
 Meta = tuple[tuple[str, Literal["number", "text"]], ...]
 
@@ -54,12 +56,17 @@ class Columns:
         """Columns of both.
 
         Raises:
-            UserError: a meta column is a number in one and text in the other.
+            UserError: a column is a label in one and meta data in the other, or a number in one and text in the other.
         """
+        if (read_otherwise := _labels_of_one(self, other)) is not None:
+            raise UserError(f"--append: {read_otherwise}, or ingest all again")
         kinds = dict(self.meta)
         for name, kind in other.meta:
             if kinds.setdefault(name, kind) != kind:
-                raise UserError(f"column meta_{name} holds {kinds[name]}s in one release and {kind} in the other")
+                raise UserError(
+                    f"--append: column {name!r} is {kinds[name]} in the releases before and {kind} in this one; "
+                    "correct its cells, or ingest all again"
+                )
         return Columns(
             tuple(dict.fromkeys(self.labels + other.labels)),
             tuple(dict.fromkeys(self.masks + other.masks)),
@@ -75,6 +82,21 @@ class Columns:
             + [pa.field(f"mask_{name}", pa.binary()) for name in self.masks]
             + [pa.field(f"meta_{name}", kinds[kind]) for name, kind in self.meta]
         )
+
+
+def _labels_of_one(before: Columns, later: Columns) -> str | None:
+    """What is wrong where a column is a label in one and meta data in the other: images would lack the label."""
+    come = [name for name in later.labels if name in dict(before.meta)]
+    gone = [name for name in before.labels if name in dict(later.meta)]
+    if not come and not gone:
+        return None
+    was, now = ("meta data", "a label") if come else ("a label", "meta data")
+    labels = [name for name in later.labels if name not in come] + gone
+    option = f"--label-columns {shlex.quote(','.join(labels))}" if len(labels) < MANY_LABELS else "--label-columns"
+    return (
+        f"column {[*come, *gone][0]!r} was {was} in the releases before and is {now} in this one; "
+        f"read it as before, with {option}"
+    )
 
 
 _FIXED = {field.name: field for field in FIXED_FIELDS}

@@ -10,12 +10,12 @@ from typing import Literal
 
 import pyarrow as pa
 
+from chexworld_ray.shards.schema import MANY_LABELS
 from chexworld_ray.shards.source import shown
 from chexworld_ray.shards.words import PAIRS, names_nobody, says_nothing, value_of_label, word_of_label
 
 Cells = Mapping[str, int]
 SHOWN = 3  # different words of a column that are told
-MANY = 20  # labels that are too many to be told
 
 
 def cells_of(table: pa.Table, name: str) -> dict[str, int]:
@@ -108,7 +108,7 @@ def _why(table: pa.Table, name: str, cells: Cells, labels: tuple[str, ...], name
     where = "" if row is None else f", first in row {row}"
     # the option names all labels that there are
     all_labels = (
-        shlex.quote(",".join([*labels, name])) if len(labels) < MANY else f"with all {len(labels)} labels and it"
+        shlex.quote(",".join([*labels, name])) if len(labels) < MANY_LABELS else f"with all {len(labels)} labels and it"
     )
     return f"{why_no_label(cells)}{where}; correct that, or set these images aside: --label-columns {all_labels}"
 

@@ -115,7 +115,8 @@ class _Layout:
         self.masks = {name: "lung" if name == "mask" else name.removeprefix("mask_") for name in masks}
         rest = [name for name in header if name not in {*self.known.values(), *masks}]
         found = {name: cells_of(table, name) for name in header if name != self.known["path"]}
-        self.labels = tuple(label_columns or (name for name in rest if why_no_label(found[name]) is None))
+        found_labels = (name for name in rest if why_no_label(found[name]) is None)
+        self.labels = tuple(found_labels if label_columns is None else label_columns)
         self.values = {name: label_values(found[name]) for name in self.labels}
         self.meta: Meta = tuple((name, kind_of_cells(found[name])) for name in rest if name not in self.labels)
         stored = [(name, set(found[name]), True) for name, _ in self.meta]
