@@ -7,7 +7,7 @@ import cv2
 import pytest
 
 from chexworld_ray.cli import main
-from chexworld_ray.folders import walk
+from chexworld_ray.folders import _Walker, walk
 from chexworld_ray.phantoms.dataset import make_phantom
 from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.listing import list_files
@@ -81,7 +81,8 @@ def test_a_link_around_the_folder_or_to_the_system_is_told_and_not_followed(fold
     (aside,) = source.set_aside
     assert (aside.source_path, aside.reason) == ("part1/sly/", "folder can't be listed")
     what = "to files of the system" if target in ("/etc", "/proc/self", "/dev") else "to a folder around it"
-    assert aside.detail == f"a link {what}, which is not followed"
+    assert aside.detail.startswith(f"a link {what}")
+    assert aside.detail.endswith(", which is not followed")
     assert source.found == 5, "it counts, so that nothing is lost in silence"
 
 
@@ -91,6 +92,35 @@ def test_a_link_behind_a_link_may_not_lead_around_it(folder: Path) -> None:
     found = walk(str(folder))
     assert [os.path.relpath(file, folder) for file in found.files] == ALL
     assert list(found.refused) == [str(folder / "part2" / "up")]
+
+
+def test_no_chain_of_links_leads_around_what_is_read(folder: Path) -> None:
+    """part2 → real/part2, part2/on → far, on/back → real: none of them leads around the folder that it lies in."""
+    (folder.parent / "far").mkdir()
+    (folder.parent / "real" / "secret.png").write_bytes(b"x")
+    (folder.parent / "real" / "part2" / "on").symlink_to("../../far")
+    (folder.parent / "far" / "back").symlink_to("../real")
+    found = walk(str(folder))
+    assert [os.path.relpath(file, folder) for file in found.files] == ALL
+    assert list(found.refused) == [str(folder / "part2" / "on" / "back")]
+
+
+FOLLOWED = ["/mnt/disk", "/data/cxr", "/home/me/data", "/home/group", "/run/media/me/disk", "/dev/shm/cxr", "/var/data"]
+REFUSED = ["/home", "/home/me", "/var", "/root", "/root/data", "/run", "/run/secrets", "/var/lib/x", "/var/log", "/etc"]
+
+
+@pytest.mark.parametrize("target", [*FOLLOWED, *REFUSED])
+def test_links_to_disks_of_data_are_followed_and_those_to_the_system_or_whole_homes_are_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """Folders of this machine stand for those of any: what a link leads to is told by its real path alone."""
+    monkeypatch.setenv("HOME", "/home/me")
+    walker = _Walker(str(folder))
+    assert (walker._why_not(target) is None) == (target in FOLLOWED)
+    monkeypatch.setenv("HOME", "/root")
+    walker = _Walker(str(folder))
+    assert walker._why_not("/root/data") is None, "in a container it is the user's own"
+    assert walker._why_not("/root") is not None
 
 
 def test_where_a_link_may_lead_to_a_folder_typed_by_the_user_leads_anywhere(folder: Path) -> None:
