@@ -34,7 +34,7 @@ def table_text(file: Place, data: bytes) -> bytes:
     """The UTF-8 text of a CSV table, all lines ended by a line feed (old programs for Macs end them by a return).
 
     Raises:
-        UserError: it is something else, or a quote is left open, behind which rows would be lost.
+        UserError: it is something else, or a quote is left open, behind which rows would be lost (`_check_quotes`).
     """
     start = data.removeprefix(codecs.BOM_UTF8)[:64].lstrip().lower()
     for what, starts in _NO_TABLES.items():
@@ -73,8 +73,8 @@ def _line(data: bytes, at: int) -> int:
 
 
 def _check_quotes(file: Place, data: bytes) -> None:
-    """Refuse a cell whose quote goes on over line ends and is closed nowhere, or in the midst of another cell. Parsers
-    put all rows up to there into that cell, and say nothing.
+    """Refuse a cell whose quote goes on over line ends and is closed nowhere, or in the midst of another cell, or
+    behind lines that look like rows. Parsers put all rows up to there into that cell, and say nothing.
 
     Raises:
         UserError: names the line where it opens.
@@ -83,19 +83,43 @@ def _check_quotes(file: Place, data: bytes) -> None:
         return
     limit = csv.field_size_limit(_LONGEST)
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""), strict=True)
-    begun = 1
+    begun, columns, end = 1, 0, ""
     try:
-        while True:
+        while not end:
             try:
-                next(reader)
+                row = next(reader)
+                columns = columns or len(row)
+                if reader.line_num > begun and any(_holds_rows(row, at, columns) for at in range(len(row))):
+                    end = f"is closed in line {reader.line_num}, behind lines with as many cells as the header"
             except csv.Error as error:
-                if reader.line_num > begun or "end of data" in str(error):
-                    raise UserError(
-                        f'{file.url}: line {begun}: a quote (") opens there and is not closed; close it, or remove it '
-                        '(a quote inside quotes is written twice: "")'
-                    ) from None
-            begun = reader.line_num + 1
+                if "end of data" in str(error):
+                    end = "is not closed"
+                elif reader.line_num > begun:
+                    end = f"is closed in line {reader.line_num}, in the midst of a cell"
+            begun = begun if end else reader.line_num + 1
     except StopIteration:
         return
     finally:
         csv.field_size_limit(limit)
+    raise UserError(
+        f'{file.url}: line {begun}: a quote (") opens there and {end}; close it where its text ends, right before '
+        'a comma or the end of the line, or remove it (a quote inside quotes is written twice: "")'
+    )
+
+
+def _holds_rows(row: list[str], at: int, columns: int) -> bool:
+    """Whether the lines of a cell, as parts of lines of the file, have as many cells as the header: three or more, or
+    two that begin with names of files of one kind. Prose over several lines has commas, but not so regularly.
+    """
+    first, *inner = row[at].split("\n")
+    if not inner:
+        return False
+    *inner, last = inner
+    cells = [at + 1 + first.count(","), *(1 + line.count(",") for line in inner), last.count(",") + len(row) - at]
+    begins = row[0] if at else first.partition(",")[0]
+    kinds = {_suffix(begins), _suffix(last.partition(",")[0])}
+    return {*cells} == {columns} and (bool(inner) or (len(kinds) == 1 and "" not in kinds))
+
+
+def _suffix(name: str) -> str:
+    return name.strip().rpartition(".")[2].lower() if re.search(r"\w\.\w{1,5}$", name.strip()) else ""
