@@ -46,7 +46,7 @@ def test_other_metrics_are_sklearns_with_ties_and_weights(seed: int, count: int,
     for number, row in enumerate(weights):
         wanted = average_precision_score(truth, scores, sample_weight=row)
         assert np.isclose(average_precision(truth, scores, weights)[number], wanted)
-        wanted = f1_score(truth, scores >= threshold, sample_weight=row, zero_division=0)
+        wanted = f1_score(truth, scores >= threshold, sample_weight=row, zero_division=0)  # pyright: ignore[reportArgumentType]
         assert np.isclose(f1(truth, scores, weights, threshold)[number], wanted)
         false_alarms, hits, _ = roc_curve(truth, scores, sample_weight=row, drop_intermediate=False)
         wanted = hits[false_alarms <= 0.3 + 1e-12].max()
