@@ -30,15 +30,21 @@ def from_dict(kind: type[T], record: dict[str, Any], where: str) -> T:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, as lines 'key: old -> new'."""
+    """Settings that differ, as lines 'key: old -> new'. A tuple is a list, as in the record that is made of it."""
     lines: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             lines += difference(before, after, f"{prefix}{key}.")
-        elif before != after:
+        elif _plain(before) != _plain(after):
             lines.append(f"{prefix}{key}: {before} -> {after}")
     return lines
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

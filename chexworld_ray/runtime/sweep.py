@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from chexworld_ray import storage
-from chexworld_ray.config import RunSettings, Runtime
+from chexworld_ray.config import RunSettings, Runtime, difference, to_dict
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results import ResultRow, ScoredTrial
 from chexworld_ray.evaluation.results_file import write_results
@@ -165,4 +165,4 @@ def _ended(where: str, name: str, settings: RunSettings) -> bool:
         return False
     found: Run = run.load(root)
     ended = any(stored.position >= found.total for stored in run.checkpoints(root))
-    return ended and found.science == found.meaning(settings.science)
+    return ended and not difference(to_dict(found.science), to_dict(found.meaning(settings.science)))

@@ -19,14 +19,15 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.recipes import ABLATIONS, demo, variants
-from chexworld_ray.runtime.sweep import DRIVER, _of_variants, _starts, sweep
+from chexworld_ray.runtime.sweep import DRIVER, _ended, _of_variants, _starts, sweep
 from chexworld_ray.shards.lock import SWEEP, locked
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.shards.settings import WriteSettings
 from chexworld_ray.shards.source import Source
 from chexworld_ray.shards.sources.registry import read_source
-from chexworld_ray.storage import children, place
+from chexworld_ray.storage import children, place, write_json
 from chexworld_ray.training import run
+from chexworld_ray.training.checkpoint_files import MANIFEST, folder_name
 from chexworld_ray.training.run import open_or_create
 
 KINDS = ["chexworld", "no_action", "local"]
@@ -95,6 +96,16 @@ def test_a_tracker_that_can_not_be_used_is_told_before_the_first_run(
         sweep(
             variants(["local", "chexworld"], start), [phantom_set.root.url], str(tmp_path), 1, 1, EvaluationSettings()
         )
+
+
+def test_a_run_that_was_asked_for_with_lists_is_at_its_end(
+    phantom_set: Manifest, tiny: RunSettings, tmp_path: Path
+) -> None:
+    listed = replace(tiny, science=replace(tiny.science, splits=["train"]))  # pyright: ignore[reportArgumentType]
+    one = open_or_create(place(str(tmp_path / "run")), listed, [phantom_set], 60)
+    write_json(one.root / folder_name(one.total) / MANIFEST, {})
+    assert _ended(str(tmp_path), "run", listed)
+    assert not _ended(str(tmp_path), "run", replace(tiny, science=replace(tiny.science, seed=9)))
 
 
 def test_variants_that_start_from_other_weights_have_a_floor_of_their_own(

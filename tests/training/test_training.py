@@ -279,6 +279,18 @@ def test_a_name_stands_for_its_settings(phantom_set: Manifest, tmp_path: Path) -
     assert run.load(root).science == SCIENCE
 
 
+def test_settings_that_were_given_as_lists_are_those_of_their_own_record(phantom_set: Manifest, tmp_path: Path) -> None:
+    """As a notebook gives them; the record is read with tuples."""
+    root = place(str(tmp_path / "run"))
+    views = dataclasses.replace(SCIENCE.views, crop_scale=[0.3, 1.0])  # pyright: ignore[reportArgumentType]
+    listed = dataclasses.replace(SCIENCE, splits=["train"], views=views)  # pyright: ignore[reportArgumentType]
+    for science in (listed, SCIENCE, listed):
+        run.open_or_create(root, RunSettings(science=science), [phantom_set], 60)
+    other = dataclasses.replace(listed, splits=["train", "val"])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="splits: "):
+        run.open_or_create(root, RunSettings(science=other), [phantom_set], 60)
+
+
 def test_an_encoder_is_one_line_away(phantom_set: Manifest, tmp_path: Path) -> None:
     root = place(str(tmp_path / "run"))
     run.open_or_create(root, RunSettings(science=SCIENCE), [phantom_set], 60)
