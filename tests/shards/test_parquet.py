@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chexworld_ray.analysis.embeddings import PARTS, nearest, part_name
@@ -206,6 +206,7 @@ WHOLE = bytes_of(pa.table({"name": [f"n{number}" for number in range(60)], "valu
 
 
 @settings(max_examples=150)
+@example([(762, 29)], 0)  # pyarrow 26 ends the process where it is asked of this column
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(1, 255)), max_size=6), st.integers(0, 400))
 def test_a_spoilt_file_is_read_or_refused_and_nothing_else(spoilt: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(WHOLE)
