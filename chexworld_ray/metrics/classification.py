@@ -6,7 +6,7 @@ and returns S values, NaN where a set of weights leaves nothing to count. Equal 
 
 import numpy as np
 
-BINS = 15  # of the calibration error (Guo et al., ICML 2017)
+VERSION = 1  # raise it where the same inputs give other scores than before
 
 
 def auroc(truth_N: np.ndarray, scores_N: np.ndarray, weights_SN: np.ndarray | None = None) -> np.ndarray:
@@ -52,11 +52,15 @@ def accuracy(right_N: np.ndarray, weights_SN: np.ndarray | None = None) -> np.nd
     return _ratio((weights * right_N).sum(axis=1), weights.sum(axis=1))
 
 
-def calibration_error(truth_N: np.ndarray, scores_N: np.ndarray, weights_SN: np.ndarray | None = None) -> np.ndarray:
-    """Expected calibration error of probabilities of the positive class, in bins of equal width."""
+def calibration_error(
+    truth_N: np.ndarray, scores_N: np.ndarray, weights_SN: np.ndarray | None = None, count: int = 15
+) -> np.ndarray:
+    """Expected calibration error of probabilities of the positive class, in `count` bins of equal width (15: Guo et
+    al., ICML 2017).
+    """
     weights = _weights(truth_N, weights_SN)
-    bins = np.clip((scores_N * BINS).astype(int), 0, BINS - 1)
-    gaps = [np.abs((weights * (truth_N - scores_N))[:, bins == number].sum(axis=1)) for number in range(BINS)]
+    bins = np.clip((scores_N * count).astype(int), 0, count - 1)
+    gaps = [np.abs((weights * (truth_N - scores_N))[:, bins == number].sum(axis=1)) for number in range(count)]
     return _ratio(np.sum(gaps, axis=0), weights.sum(axis=1))
 
 

@@ -21,6 +21,7 @@ from chexworld_ray.models.tensors import check_predictor, read_safetensors, safe
 from chexworld_ray.models.weights import is_encoder_file, normalise, read_encoder, resampled
 from chexworld_ray.views.actions import IDENTITY
 
+VERSION = 1  # raise it where a file and a view give other tokens than before, by any module of this room
 PREFIX = "timm:"
 LARGEST_SIDE = 4096  # pixels of a view
 HEADER_KEY = "chexworld_ray_timm"

@@ -1,16 +1,16 @@
 """What is kept of an evaluation has a name that changes with all that it depends on, and with nothing else."""
 
 import ast
-import importlib
 import inspect
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
-from chexworld_ray.evaluation import augment, features, fit, linear
-from chexworld_ray.evaluation.dependence import MODULES, features_key, scores_key
+from chexworld_ray.config import ViewSettings
+from chexworld_ray.evaluation import augment, dependence, features, fit, linear, trial
+from chexworld_ray.evaluation.dependence import FEATURES, MODULES, features_key, scores_key
 from chexworld_ray.evaluation.settings import (
     EvaluationSettings,
     FinetuneSettings,
@@ -21,12 +21,20 @@ from chexworld_ray.evaluation.settings import (
 )
 from chexworld_ray.evaluation.tasks import Task
 from chexworld_ray.evaluation.trial import Trial
-from chexworld_ray.metrics import knn
+from chexworld_ray.metrics import classification, knn
+from chexworld_ray.models import backbone
+from chexworld_ray.views import batch, crops
 
 PLAIN = EvaluationSettings()
 HERE = Task(name="here", dataset="here")
-NO_PART = {"classification", "settings", "tasks", "trial"}
-"""Imported by what computes, and no part of it: metrics of scores, and what the key holds by itself."""
+TOLD = {"chexworld_ray.evaluation.settings", "chexworld_ray.evaluation.tasks"}
+"""Imported by what computes, and in the key by their values."""
+OF_VERSION = {f"chexworld_ray.models.{name}" for name in ("device", "positions", "predictor", "tensors", "weights")} | {
+    f"chexworld_ray.views.{name}" for name in ("actions", "masks", "relative")
+}
+"""Told by VERSION of `models.backbone` and `views.batch`, which take little of them."""
+DERIVED = {"SCORES_SCHEMA", "_OWN_SIZE", "_MORE_CORNERS"}
+"""The form of a file of scores, and what is made of other constants."""
 
 
 def key(
@@ -39,8 +47,27 @@ def key(
     task: Task = HERE,
     draw: int = 0,
 ) -> str:
-    trial = Trial(task=task, protocol=protocol, draw=draw)
-    return scores_key(trial, settings, size, encoder, predictor)
+    asked = Trial(task=task, protocol=protocol, draw=draw)
+    return scores_key(asked, settings, size, encoder, predictor)
+
+
+def constants_of(module: ModuleType) -> list[str]:
+    """All that a module binds by an assignment, whatever it calls it, but for types."""
+    found = []
+    for node in ast.parse(inspect.getsource(module)).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        found += [target.id for target in targets if isinstance(target, ast.Name)]
+    kinds = {name for name in found if isinstance(vars(module)[name], type) or get_args(vars(module)[name])}
+    return [name for name in found if name not in kinds | DERIVED]
+
+
+def other_than(value: Any) -> Any:
+    """Another value of that kind."""
+    if isinstance(value, dict):
+        return {**value, "more": 1}
+    return value + type(value)(value[:1] if isinstance(value, tuple | list) else 1)
 
 
 @pytest.mark.parametrize("protocol", get_args(Protocol))
@@ -50,13 +77,11 @@ def test_every_constant_of_what_computes_a_score_is_in_its_name(
     before = key(protocol)
     assert key(protocol) == before
     for module in MODULES[protocol]:
-        names = [
-            name for name in vars(module) if name.isupper() and isinstance(vars(module)[name], int | float | tuple)
-        ]
+        names = constants_of(module)
         assert "VERSION" in names, module.__name__
         for name in names:
             with monkeypatch.context() as changed:
-                changed.setattr(module, name, 77)
+                changed.setattr(module, name, other_than(vars(module)[name]))
                 assert key(protocol) != before, f"{module.__name__}.{name}"
     assert key(protocol) == before
 
@@ -70,6 +95,10 @@ def test_every_constant_of_what_computes_a_score_is_in_its_name(
         (augment, "MARGIN", {"finetune", "segment"}),
         (fit, "VERSION", {"attentive", "finetune", "segment"}),
         (features, "VERSION", set(get_args(Protocol))),
+        (backbone, "VERSION", set(get_args(Protocol))),
+        (batch, "VERSION", set(get_args(Protocol))),
+        (crops, "ATTEMPTS", {"finetune", "segment"}),
+        (classification, "VERSION", {"knn", "linear", "fewshot", "attentive", "finetune"}),
     ],
 )
 def test_a_constant_renames_the_scores_of_the_protocols_that_use_it_and_no_others(
@@ -99,17 +128,53 @@ def test_settings_weights_task_and_draw_are_in_the_name() -> None:
 def test_features_have_the_name_of_the_weights_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
     before = features_key("a")
     assert features_key("b") != before
-    monkeypatch.setattr(features, "VERSION", 2)
-    assert features_key("a") != before
+    for module in FEATURES:
+        with monkeypatch.context() as changed:
+            changed.setattr(module, "VERSION", 77)
+            assert features_key("a") != before, module.__name__
+
+
+class Read:
+    """Settings that remember what was read of them."""
+
+    def __init__(self, settings: ViewSettings) -> None:
+        self.settings, self.names = settings, set[str]()
+
+    def __getattr__(self, name: str) -> object:
+        self.names.add(name)
+        return getattr(self.settings, name)
+
+
+def test_of_the_settings_of_training_the_name_holds_what_a_random_crop_reads_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = Read(ViewSettings(crop_sizes="own", crop_overlap=(0.4, 0.6)))
+    for position in range(20):
+        crops.crop_boxes(100, 300, read, 0, position)  # pyright: ignore[reportArgumentType]
+    before = {protocol: key(protocol) for protocol in get_args(Protocol)}
+    others: dict[str, Any] = {"crop_scale": (0.1, 1.0), "crop_ratio": (0.5, 2.0), "crop_sizes": "own"}
+    others |= {"crop_overlap": (0.5, 1.0)}
+    assert read.names == others.keys()
+    for name, value in (others | {"jitter": 0.1, "blur_side": 96}).items():
+        plain = replace(ViewSettings(), **{name: value})
+        monkeypatch.setattr(dependence, "ViewSettings", lambda plain=plain: plain)
+        renamed = {protocol for protocol in before if key(protocol) != before[protocol]}
+        assert renamed == ({"finetune", "segment"} if name in read.names else set()), name
+    later = make_dataclass("Later", [("warp", float, 0.5)], bases=(ViewSettings,), frozen=True, kw_only=True)
+    monkeypatch.setattr(dependence, "ViewSettings", later)
+    assert {protocol: key(protocol) for protocol in before} == before
 
 
 @pytest.mark.parametrize("protocol", get_args(Protocol))
 def test_no_module_that_takes_part_is_left_out(protocol: Protocol) -> None:
     """Whatever these modules import of the rooms that score must be among them."""
     listed = {module.__name__ for module in MODULES[protocol]}
-    for module in MODULES[protocol][1:]:
+    every = {module.__name__ for modules in MODULES.values() for module in modules}
+    for module in MODULES[protocol]:
+        elsewhere = every if module in (trial, batch) else set[str]()  # their other functions are of other protocols
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             name = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-            if name.startswith(("chexworld_ray.evaluation.", "chexworld_ray.metrics.")):
-                importlib.import_module(name)
-                assert name in listed or name.rpartition(".")[2] in NO_PART, f"{module.__name__} imports {name}"
+            if name.startswith(
+                tuple(f"chexworld_ray.{room}." for room in ("evaluation", "metrics", "models", "views"))
+            ):
+                assert name in listed | TOLD | OF_VERSION | elsewhere, f"{module.__name__} imports {name}"
