@@ -15,6 +15,7 @@ import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.shards.deep_colours import deep_colours
 from chexworld_ray.shards.formats import ADVICE, Format, recognise
 from chexworld_ray.shards.geometry import UPRIGHT, Orientation
 from chexworld_ray.shards.headers import jpeg2000_size, jpeg_frame, png_size, tiff_numbers, webp_size
@@ -214,8 +215,9 @@ def _decode_picture(data: bytes, form: Format, max_megapixels: float) -> Decoded
     orientation = orientation or UPRIGHT
     if pixels is not None:
         pixels_HW, more = (pixels[..., 0], []) if pixels.shape[-1] == 1 else grey_and_colour(pixels)
-    elif form == "PNG" and data[24:25] == b"\x10" and not image.mode.startswith("I"):
-        pixels_HW, more = _grey_of_deep_png(data)
+    elif (values_HWC := deep_colours(data, image)) is not None:
+        pixels_HW, more = _grey_of_deep_colour(values_HWC)
+        pixels_HW = orientation.apply(pixels_HW) if form == "TIFF" else pixels_HW
     else:
         image.load()
         pixels_HW, more = _grey(image)
@@ -273,13 +275,10 @@ def _grey(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     return grey_HW, alpha + flags
 
 
-def _grey_of_deep_png(data: bytes) -> tuple[np.ndarray, list[str]]:
-    """Grey of a 16-bit PNG with colour or alpha, which Pillow would cut to its high bytes."""
-    values_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values_HWC is None:
-        raise Rejected("damaged image", "16-bit PNG")
-    alpha = ["alpha_dropped"] if values_HWC.ndim == 3 and values_HWC.shape[-1] == 4 else []
-    colour_HWC = values_HWC[..., :3] if values_HWC.ndim == 3 else values_HWC[..., None]
+def _grey_of_deep_colour(values_HWC: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """uint8 grey pixels of uint16 channels (grey or colour, and alpha) in file orientation, and flags."""
+    alpha = ["alpha_dropped"] if values_HWC.shape[-1] == 4 else []
+    colour_HWC = values_HWC[..., :3]
     grey_HW = robust_to_uint8(colour_HWC.mean(axis=-1).astype(np.uint16))
     spread_HW = colour_HWC.max(axis=-1).astype(np.int32) - colour_HWC.min(axis=-1)
     coloured = float((spread_HW > GREY_TOLERANCE / 255 * max(int(colour_HWC.max()), 1)).mean()) > 1e-4

@@ -119,3 +119,46 @@ def with_text(data: bytes, tags: tuple[int, ...], text: bytes) -> bytes:
     entries[273] = entries[273][:8] + struct.pack("<I", 8 + len(text)) if 273 not in tags else entries[273]
     directory = struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries))
     return head + text + strip + directory + bytes(4)
+
+
+def deep_colour(values_HWC: np.ndarray, order: str, planes: bool, orientation: int, alpha: bool) -> bytes:
+    """A TIFF of 16 bits a colour: pixel by pixel, or a plane a colour."""
+    height, width, channels = values_HWC.shape
+    data = (np.moveaxis(values_HWC, -1, 0) if planes else values_HWC).astype(f"{order}u2").tobytes()
+    count, strip = (channels, height * width * 2) if planes else (1, len(data))
+    tables = [(16,) * channels], [8 + strip * at for at in range(count)], [strip] * count
+    bits = 8 + len(data)
+    starts = bits + 2 * channels
+    body = data + struct.pack(f"{order}{channels}H{count}I{count}I", *tables[0][0], *tables[1], *tables[2])
+    entries = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [(273, 4, count, starts if planes else 8), (274, 3, 1, orientation), (277, 3, 1, channels)]
+    entries += [(278, 3, 1, height), (279, 4, count, starts + 4 * count if planes else strip)]
+    entries += [(284, 3, 1, 2 if planes else 1), *([(338, 3, 1, 2)] if alpha else [])]
+    packed = [
+        struct.pack(f"{order}HHIHH", tag, kind, many, value, 0)
+        if kind == 3 and many == 1
+        else struct.pack(f"{order}HHII", tag, kind, many, value)
+        for tag, kind, many, value in entries
+    ]
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(body))
+    return head + body + struct.pack(f"{order}H", len(packed)) + b"".join(packed) + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colours_of_16_bits_keep_their_greys_and_are_flagged(order: str, planes: bool, alpha: bool) -> None:
+    """Values up to 4095, as detectors have: of their high bytes alone 16 greys would be left."""
+    grey = PHANTOM[:, :96].astype(np.uint16) * 16
+    values_HWC = np.dstack([grey] * 3 + [np.full_like(grey, 65535)] * alpha)
+    upright = decode_file(deep_colour(values_HWC, order, planes, 1, alpha), 100.0)
+    assert upright.flags == ["rescaled_to_8_bit", *["alpha_dropped"] * alpha]
+    assert np.corrcoef(upright.pixels_HW.ravel(), grey.ravel())[0, 1] > 0.999
+    assert len(np.unique(upright.pixels_HW)) > 100
+    turned = decode_file(deep_colour(np.rot90(values_HWC), order, planes, 6, alpha), 100.0)
+    assert np.array_equal(turned.pixels_HW, upright.pixels_HW), "orientation 6 is turned a quarter clockwise"
+
+
+def test_a_16_bit_colour_tiff_with_colours_says_so() -> None:
+    values_HWC = np.dstack([PHANTOM.astype(np.uint16) * factor for factor in (200, 100, 50)])
+    assert "colour" in decode_file(deep_colour(values_HWC, "<", False, 1, False), 100.0).flags
