@@ -6,6 +6,7 @@ import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -215,6 +216,7 @@ def test_a_release_is_appended_and_the_old_version_stays(ray_here: None, tmp_pat
 def hospital(folder: Path) -> Source:
     """Four DICOM files of two patients, two of them in a folder that is named like the patient; one is no chest."""
     for number in range(4):
+        other: dict[str, Any]
         other = {} if number < 2 else {"PatientID": "77", "PatientName": "Doe^Jo", "BodyPartExamined": "CHEST"}
         other |= {"BodyPartExamined": "KNEE"} if number == 1 else {}
         name = f"MRN-0042-7781/{number}.dcm" if number < 2 else f"x/{number}.dcm"
