@@ -25,6 +25,7 @@ from chexworld_ray.shards.ingest import (
     fingerprint,
     make_chunks,
     settle,
+    why_another,
 )
 from chexworld_ray.shards.keys import IngestKey, ingest_key
 from chexworld_ray.shards.lock import locked
@@ -65,7 +66,7 @@ def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool,
     check_patient_folders(source)
     chunks = make_chunks(source, settings)
     mark = fingerprint(chunks)
-    before = _before(out, settings, append, mark)
+    before = _before(out, source, settings, append, mark)
     if mark in [release.fingerprint for release in before.releases]:
         say(f"{out_url} is complete already ({before.rows} images)")
         storage.remove(out / WORK)
@@ -73,7 +74,7 @@ def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool,
     check_patient_rule(source, before.releases, out_url)
     before.columns.union(source.columns)  # is refused before there is work to lose
     with locked(out / WORK) as lock:
-        if _before(out, settings, append, mark).data_version != before.data_version:
+        if _before(out, source, settings, append, mark).data_version != before.data_version:
             raise UserError(f"{out_url}: another ingest has just completed there; start again")
         key = _key(out, before)
         records = _run(chunks, source, settings, key, before.version + 1, out)
@@ -88,7 +89,7 @@ def _ingest(source: Source, out_url: str, settings: WriteSettings, append: bool,
     return result
 
 
-def _before(out: storage.Place, settings: WriteSettings, append: bool, mark: str) -> Manifest:
+def _before(out: storage.Place, source: Source, settings: WriteSettings, append: bool, mark: str) -> Manifest:
     """What is there already.
 
     Raises:
@@ -102,7 +103,8 @@ def _before(out: storage.Place, settings: WriteSettings, append: bool, mark: str
     if mark in [release.fingerprint for release in before.releases]:
         return before
     if not append:
-        raise UserError(f"{out.url}: another data set is there; add to it with --append, or choose another --out")
+        told = ", ".join(filter(None, ["another data set is there", why_another(before, source, settings)]))
+        raise UserError(f"{out.url}: {told}; add to it with --append, or choose another --out")
     check_settings(before, settings)
     return before
 

@@ -18,7 +18,7 @@ from chexworld_ray.shards.identify import patient_folders, row_split
 from chexworld_ray.shards.manifest import Manifest, Release
 from chexworld_ray.shards.schema import canonical_view, projection
 from chexworld_ray.shards.settings import WriteSettings
-from chexworld_ray.shards.source import TRAIN_VAL, Source, SourceRow, pack, unpack
+from chexworld_ray.shards.source import TRAIN_VAL, Source, SourceRow, pack, shown, unpack
 
 PATIENT_RULE = 2  # Release.patient_rule of what is ingested now
 CROWD, MANY = 100, 10  # times the median of images is too many for one patient; no patient has too many of up to ten
@@ -118,11 +118,33 @@ def check_settings(before: Manifest, settings: WriteSettings) -> None:
     Raises:
         UserError: with those that differ.
     """
+    if told := _other_settings(before, settings):
+        raise UserError(f"--append: {before.root.url} was ingested with other settings: {told}")
+
+
+def _other_settings(before: Manifest, settings: WriteSettings) -> str:
     wanted, there = settings.of_data(), from_dict(WriteSettings, before.settings, before.root.url).of_data()
     names = sorted(name for name in wanted if there[name] != wanted[name])
-    if names:
-        told = ", ".join(f"{name} {there[name]} (now {wanted[name]})" for name in names)
-        raise UserError(f"--append: {before.root.url} was ingested with other settings: {told}")
+    return ", ".join(f"{name} {there[name]} (now {wanted[name]})" for name in names)
+
+
+def why_another(before: Manifest, source: Source, settings: WriteSettings) -> str:
+    """Why what is there is not what would be ingested, where that can be told: settings; or, of as many images with the
+    same columns, the rules by which an older program read them. Nothing where rows differ.
+    """
+    if told := _other_settings(before, settings):
+        return f"with {told}"
+    was, now = (
+        dict.fromkeys(of.labels, "a label") | dict(of.meta) | {f"mask_{organ}": "a mask" for organ in of.masks}
+        for of in (before.columns, source.columns)
+    )
+    if was.keys() != now.keys() or source.found not in [release.found for release in before.releases]:
+        return ""
+    told = [f"{shown(name)} was {was[name]}, now it is {kind}" for name, kind in now.items() if was[name] != kind]
+    older = any(release.patient_rule != PATIENT_RULE for release in before.releases)
+    if older and any(map(_in_several_folders, source)):
+        told.append("the outermost of several folders named like patients was the patient, now it is the innermost")
+    return f"or the same one, read by older rules: {'; '.join(told)}" if told else ""
 
 
 def make_chunks(source: Source, settings: WriteSettings) -> list[Chunk]:

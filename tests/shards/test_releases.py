@@ -1,6 +1,6 @@
 """What a later release may not change in silence."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -76,3 +76,36 @@ def test_without_labels_a_table_is_read_as_it_was_before_words_were_labels(tmp_p
     root = str(folder(tmp_path, ["yes", "no"]))
     assert read_source(root, labels="labels.csv").columns == Columns(("smoker",))
     assert read_source(root, labels="labels.csv", label_columns=()).columns == Columns((), (), TEXT)
+
+
+def refused(source: Source, out: Path, settings: WriteSettings | None = None) -> str:
+    with pytest.raises(UserError, match="another data set is there") as caught:
+        ingest(source, str(out), settings or WriteSettings())
+    return str(caught.value)
+
+
+def test_a_data_set_of_an_older_program_says_which_rules_have_changed(tmp_path: Path) -> None:
+    shelves = folder(tmp_path / "in", ["yes", "no"], "p10/p1000003{}/a.png")
+    source, out = read_source(str(shelves), labels="labels.csv"), tmp_path / "out"
+    labels = "smoker was text, now it is a label"
+    patients = "the outermost of several folders named like patients was the patient, now it is the innermost"
+    for columns, rule, rules in (
+        (Columns((), (), TEXT), 1, f"{labels}; {patients}"),
+        (Columns((), (), TEXT), 2, labels),
+        (Columns(("smoker",)), 1, patients),
+    ):
+        data_set(out, source, columns, rule=rule)
+        told = refused(source, out)
+        assert f"another data set is there, or the same one, read by older rules: {rules}; add to it" in told
+
+
+def test_what_is_really_another_data_set_says_nothing_of_rules(tmp_path: Path) -> None:
+    source, out = read_source(str(folder(tmp_path / "in", ["yes", "no"])), labels="labels.csv"), tmp_path / "out"
+    data_set(out, source, Columns(("other",)))
+    assert "another data set is there; add" in refused(source, out)
+    data_set(out, replace(source, packed=source.packed[:1]), Columns((), (), TEXT))
+    assert "another data set is there; add" in refused(source, out)
+    data_set(out, source, Columns(("smoker",)))
+    assert "another data set is there; add" in refused(source, out)
+    told = refused(source, out, WriteSettings(split_seed=1))
+    assert "another data set is there, with split_seed 0 (now 1); add" in told
