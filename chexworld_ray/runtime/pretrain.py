@@ -23,6 +23,7 @@ from chexworld_ray.shards.plan import make_plan
 from chexworld_ray.storage import Place
 from chexworld_ray.training import run
 from chexworld_ray.training.checkpoint_files import folder_name, position_of
+from chexworld_ray.training.schedules import memory_lines
 from chexworld_ray.training.trackers import require
 
 RAY_LIST = "checkpoint_manager_snapshot.json"
@@ -64,6 +65,8 @@ def pretrain(
         for note in placement.notes:
             say(note)
         say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")
+        for line in memory_lines(science.optim, total, science.global_batch):
+            say(line)
         job = Job(settings, [m.url for m in manifests], plan, record.pixels, root.url, resume_from, total, new_board())
         config = RunConfig(name=name, **stored, **_patience(settings.runtime, job.board))
         _fit(job, config, placement.resources, lock)

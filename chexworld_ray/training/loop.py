@@ -8,7 +8,7 @@ from chexworld_ray.config import Runtime, Science
 from chexworld_ray.errors import UserError
 from chexworld_ray.training.monitor import Monitor
 from chexworld_ray.training.probe import OnlineProbe
-from chexworld_ray.training.schedules import ema_momentum, learning_rate
+from chexworld_ray.training.schedules import ema_momentum, learning_rate, target_memory
 from chexworld_ray.training.state import TrainState
 from chexworld_ray.training.step import train_step
 from chexworld_ray.views.batch import CropBatch, make_batch, micro_batches
@@ -88,6 +88,7 @@ def _record(state: TrainState, science: Science, monitor: Monitor) -> dict[str, 
     record = {"images_seen": state.position, "images_total": state.total} | monitor.read()
     record["lr"] = learning_rate(science.optim, state.position, state.total)
     record["ema"] = ema_momentum(science.optim, state.position, state.total)
+    record["target_memory"] = target_memory(science.optim, state.position, state.total, science.global_batch)
     record["skipped_steps"] = int(state.skipped)
     record["time"] = time.time()
     return record

@@ -13,7 +13,7 @@ from chexworld_ray.metrics.rankme import rankme
 from chexworld_ray.models.positions import sincos
 from chexworld_ray.shards.plan import Plan, RowGroup
 from chexworld_ray.shards.reader import expected_positions
-from chexworld_ray.training.schedules import ema_momentum, learning_rate
+from chexworld_ray.training.schedules import ema_momentum, learning_rate, target_memory
 from chexworld_ray.views.actions import make_views, sample_actions, sample_flips, sample_jitter
 from chexworld_ray.views.crops import crop_boxes, cut
 from chexworld_ray.views.masks import Masks, sample_masks
@@ -148,6 +148,7 @@ def schedule_numbers() -> Group:
     return {
         "learning rate": [learning_rate(optim, at, 1000) for at in seen],
         "EMA momentum": [ema_momentum(optim, at, 1000) for at in seen],
+        "part of the target that is its start": [target_memory(optim, at, 1000, 10) for at in seen],
         "global batches": [
             replace(Science(), epochs=1.5, global_batch=10).total_batches(85),
             replace(Science(), epochs=0.01, global_batch=10).total_batches(85),

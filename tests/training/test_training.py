@@ -22,7 +22,7 @@ from chexworld_ray.training.checkpoint_files import MANIFEST, damage, folder_nam
 from chexworld_ray.training.ema import update_target
 from chexworld_ray.training.log import RunLog, read_metrics
 from chexworld_ray.training.loop import Callbacks, train
-from chexworld_ray.training.schedules import ema_momentum, learning_rate
+from chexworld_ray.training.schedules import ema_momentum, learning_rate, target_memory
 from chexworld_ray.training.state import TrainState, start_state
 from chexworld_ray.training.step import train_step
 from chexworld_ray.views.batch import CropBatch, make_batch, micro_batches
@@ -145,6 +145,8 @@ def test_training_lowers_the_loss_and_calls_back(phantom_set: Manifest) -> None:
     assert records[-1]["lr"] == pytest.approx(science.optim.final_lr)
     assert len(saved) == -(-total // 100) or len(saved) == total // 100 + 1
     assert all(np.isfinite(value) for record in records for value in record.values())
+    memory = [target_memory(science.optim, record["images_seen"], total, 10) for record in records]
+    assert [record["target_memory"] for record in records] == memory
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(phantom_set: Manifest) -> None:
