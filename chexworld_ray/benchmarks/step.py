@@ -141,7 +141,7 @@ def step_flops(science: Science, batch: WorldModelBatch, device: torch.device) -
     """Floating-point operations of the matrix products of one step: forward and backward."""
     state: TrainState = start_state(science, 10**9, device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        _, losses = state.compute(state.target, state.forward, batch)
+        _, losses = state.compute(state.target, state.forward, batch, None)
         losses.total_B.sum().backward()
     return float(counter.get_total_flops())
 

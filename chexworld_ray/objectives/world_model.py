@@ -19,7 +19,7 @@ from chexworld_ray.models.encoder import Encoder
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.models.predictor import Predictor, QueryTensors
 from chexworld_ray.objectives.queries import Queries, by_view, make_queries, pick_views
-from chexworld_ray.objectives.sigreg import SLICES, sigreg
+from chexworld_ray.objectives.sigreg import SLICES, Sums, over_workers, sigreg, sums_of, waves_of
 from chexworld_ray.objectives.tasks import TASKS
 from chexworld_ray.views.batch import WorldModelBatch
 from chexworld_ray.views.random import normal
@@ -49,10 +49,11 @@ class WorldModel(nn.Module):
         self.extra = {name: weight for name, weight in extra.items() if weight > 0}
         self.parts = (*dict.fromkeys(direction.part for direction in self.tasks.directions), *self.extra)
 
-    def forward(self, batch: WorldModelBatch, targets_BVND: Tensor) -> Losses:
+    def forward(self, batch: WorldModelBatch, targets_BVND: Tensor, sums: Sums | None = None) -> Losses:
         """Loss of each image: the mean over directions of the mean square over target patches (eq. 6-7).
 
-        `targets_BVND`: normalised tokens of the target encoder on the clean views.
+        `targets_BVND`: normalised tokens of the target encoder on the clean views. `sums`: what SIGReg knows of all
+        micro-batches of the step (`step_sums`); None where this one is all that this worker has.
         """
         context_CBKD = self._contexts(batch)
         queries = make_queries(batch, self.tasks, self.grid, self.objective.cross_view_targets == "all")
@@ -75,7 +76,9 @@ class WorldModel(nn.Module):
         if "visible" in self.extra:
             parts["visible"] = self._visible_loss(batch, predictions_RBKD[:, :, :-asked], targets_BVND)
         if "sigreg" in self.extra:
-            parts["sigreg"] = self._sigreg(batch, context_CBKD)
+            waves_2CBST = self._waves(batch, context_CBKD)
+            sums = over_workers(sums_of(waves_2CBST, batch.weights_B)) if sums is None else sums
+            parts["sigreg"] = sigreg(waves_2CBST, sums)
         for name, weight in self.extra.items():
             total_B = total_B + weight * parts[name]
         parts_LB = torch.stack([parts[name] for name in self.parts])
@@ -122,14 +125,17 @@ class WorldModel(nn.Module):
         own = [number for number, d in enumerate(self.tasks.directions) if d.context == d.target]
         return self._losses(predictions_RBKD, index, valid, targets_BVND)[own].mean(dim=0)
 
-    def _sigreg(self, batch: WorldModelBatch, context_CBKD: Tensor) -> Tensor:
-        """SIGReg of the mean context token of every stream, the same value for each image, B."""
+    def step_sums(self, batch: WorldModelBatch) -> Sums:
+        """What SIGReg has to know of one of several micro-batches before any of them is learned from."""
+        return sums_of(self._waves(batch, self._contexts(batch)), batch.weights_B)
+
+    def _waves(self, batch: WorldModelBatch, context_CBKD: Tensor) -> Tensor:
+        """SIGReg's waves of the mean context token of every stream; its directions are those of the step."""
         views = [view for _, view in self.streams]
         weights_CBK = _stack_views(by_view(batch.masks.context_valid_MC), views).float()
         pooled_CBD = (context_CBKD.float() * weights_CBK[..., None]).sum(dim=2) / weights_CBK.sum(dim=2)[..., None]
         directions_DS = normal(0, batch.step_1, Purpose.SIGREG, pooled_CBD.shape[-1], SLICES)[0]
-        weights_CB = batch.weights_B.repeat(len(views))
-        return sigreg(pooled_CBD.flatten(0, 1), weights_CB, directions_DS).expand(pooled_CBD.shape[1])
+        return waves_of(pooled_CBD, directions_DS)
 
 
 def _context_masks(batch: WorldModelBatch) -> tuple[Tensor, Tensor]:
@@ -148,8 +154,10 @@ def normalised_targets(target_encoder: Encoder, batch: WorldModelBatch) -> Tenso
     return F.layer_norm(tokens, tokens.shape[-1:]).view(count, views, *tokens.shape[1:])
 
 
-def targets_and_losses(target_encoder: Encoder, model: nn.Module, batch: WorldModelBatch) -> tuple[Tensor, Losses]:
+def targets_and_losses(
+    target_encoder: Encoder, model: nn.Module, batch: WorldModelBatch, sums: Sums | None = None
+) -> tuple[Tensor, Losses]:
     """Targets and what the world model makes of them: all that a step computes before its backward pass."""
     with record_function("step/target"):
         targets_BVND = normalised_targets(target_encoder, batch)
-    return targets_BVND, model(batch, targets_BVND)
+    return targets_BVND, model(batch, targets_BVND, sums)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,6 +34,7 @@ def _shard(state: TrainState, workers: int) -> None:
     for block in (*state.model.encoder.vit.blocks, *state.model.predictor.blocks, *state.target.vit.blocks):
         fully_shard(block, mesh=mesh)
     fully_shard(state.model, mesh=mesh)
+    register_fsdp_forward_method(state.model, "step_sums")
     fully_shard(state.target, mesh=mesh, reshard_after_forward=True)  # it has no backward pass that would do it
 
 

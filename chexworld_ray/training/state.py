@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chexworld_ray.config import OptimSettings, Science
 from chexworld_ray.models.encoder import Encoder, build_encoder, suit_device
+from chexworld_ray.objectives.sigreg import Sums
 from chexworld_ray.objectives.world_model import Losses, WorldModel, targets_and_losses
 from chexworld_ray.training.recent import Recent
 from chexworld_ray.views.batch import WorldModelBatch
@@ -23,7 +24,7 @@ class TrainState:
     forward: nn.Module
     """`model`, wrapped in DistributedDataParallel where there are several workers."""
     target: Encoder
-    compute: Callable[[Encoder, nn.Module, WorldModelBatch], tuple[Tensor, Losses]]
+    compute: Callable[[Encoder, nn.Module, WorldModelBatch, Sums | None], tuple[Tensor, Losses]]
     """`world_model.targets_and_losses`, or what torch.compile made of it."""
     optimizer: torch.optim.Optimizer
     device: torch.device

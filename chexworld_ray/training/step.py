@@ -17,6 +17,7 @@ from torch.profiler import record_function
 
 from chexworld_ray.config import Science
 from chexworld_ray.models.device import Precision, autocast
+from chexworld_ray.objectives.sigreg import Sums, over_workers
 from chexworld_ray.objectives.world_model import Losses
 from chexworld_ray.training.ema import update_target
 from chexworld_ray.training.parallel import exchange_gradients
@@ -51,10 +52,11 @@ def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: S
     state.optimizer.zero_grad(set_to_none=True)
     sums = torch.zeros(len(state.model.parts) + 2, device=state.device)
     pooled: list[Tensor] = []
+    across = _sums_across(state, batches, science.precision)
     for number, batch in enumerate(batches):
         exchange_gradients(state, now=number == len(batches) - 1)
         with record_function("step/forward"):
-            targets, losses = _forward(state, batch, science.precision)
+            targets, losses = _forward(state, batch, across, science.precision)
         with record_function("step/backward"):
             ((losses.total_B * batch.weights_B).sum() * (workers / science.global_batch)).backward()
         sums += _sums(losses, batch.weights_B)
@@ -70,9 +72,23 @@ def train_step(state: TrainState, batches: Sequence[WorldModelBatch], science: S
     return StepReport(sums, grad_norm.detach(), skipped, torch.cat(pooled, dim=1), weights_B)
 
 
-def _forward(state: TrainState, batch: WorldModelBatch, precision: Precision) -> tuple[Tensor, Losses]:
+def _sums_across(state: TrainState, batches: Sequence[WorldModelBatch], precision: Precision) -> Sums | None:
+    """What SIGReg needs of all micro-batches and workers, at the price of another pass of the encoder. None where there
+    is no SIGReg, or one micro-batch, which finds out by itself.
+    """
+    if len(batches) == 1 or "sigreg" not in state.model.extra:
+        return None
+    with record_function("step/sigreg"), torch.no_grad(), autocast(state.device, precision):
+        parts = [state.model.step_sums(batch) for batch in batches]
+    waves, counts = zip(*parts, strict=True)
+    return over_workers(Sums(torch.stack(waves).sum(dim=0), torch.stack(counts).sum()))
+
+
+def _forward(
+    state: TrainState, batch: WorldModelBatch, across: Sums | None, precision: Precision
+) -> tuple[Tensor, Losses]:
     with autocast(state.device, precision):
-        return state.compute(state.target, state.forward, batch)
+        return state.compute(state.target, state.forward, batch, across)
 
 
 def _update(state: TrainState, grad_norm: Tensor) -> Tensor:

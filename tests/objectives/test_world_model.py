@@ -12,7 +12,7 @@ from chexworld_ray.hashing import Purpose
 from chexworld_ray.models.encoder import build_encoder
 from chexworld_ray.models.positions import grid_positions
 from chexworld_ray.models.predictor import QueryTensors
-from chexworld_ray.objectives.sigreg import sigreg
+from chexworld_ray.objectives.sigreg import POINTS, REACH, sigreg, sums_of, waves_of
 from chexworld_ray.objectives.tasks import TASKS
 from chexworld_ray.objectives.world_model import WorldModel, normalised_targets
 from chexworld_ray.views.actions import IDENTITY
@@ -154,19 +154,49 @@ def test_visible_loss_is_the_error_on_what_was_seen() -> None:
     assert torch.allclose(got, torch.stack(expected), rtol=1e-4)
 
 
+def distance(embeddings_BD: torch.Tensor, weights_B: torch.Tensor, directions_DS: torch.Tensor) -> torch.Tensor:
+    """SIGReg of one stream."""
+    waves = waves_of(embeddings_BD[None], directions_DS)
+    return sigreg(waves, sums_of(waves, weights_B))[0]
+
+
+def plain_distance(embeddings_BD: torch.Tensor, directions_DS: torch.Tensor) -> torch.Tensor:
+    """From the definition: N times the weighted square distance of characteristic functions, mean over slices."""
+    points = torch.linspace(-REACH, REACH, POINTS)
+    normal = torch.exp(-0.5 * points**2)
+    found = []
+    for direction_D in (directions_DS / directions_DS.norm(dim=0)).T:
+        function = torch.exp(1j * (embeddings_BD @ direction_D)[:, None] * points).mean(dim=0)
+        found.append(torch.trapezoid((function - normal).abs().square() * normal, points) * len(embeddings_BD))
+    return torch.stack(found).mean()
+
+
+def test_sigreg_and_its_gradient_are_those_of_the_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = (torch.randn(24, 8, generator=generator) * 0.7 + 0.2).requires_grad_()
+    directions = torch.randn(8, 12, generator=generator)
+    waves = waves_of(torch.stack([embeddings[:12], embeddings[12:]]), directions)  # two streams of 12 images
+    of_images = sigreg(waves, sums_of(waves, torch.ones(12)))
+    expected = plain_distance(embeddings, directions)
+    assert torch.allclose(of_images, expected.expand(12), rtol=1e-4)
+    (got,) = torch.autograd.grad(of_images.mean(), embeddings)
+    (wanted,) = torch.autograd.grad(expected, embeddings)
+    assert torch.allclose(got, wanted, rtol=1e-3, atol=1e-6)
+
+
 def test_sigreg_tells_a_normal_cloud_from_others() -> None:
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(512, 16, generator=generator)
     directions = torch.randn(16, 64, generator=generator)
     ones = torch.ones(512)
-    good = float(sigreg(normal, ones, directions))
+    good = float(distance(normal, ones, directions))
     collapsed = normal * 0.05
     line = normal[:, :1].expand(-1, 16)
     for name, bad in (("collapsed", collapsed), ("one direction", line), ("shifted", normal + 1.0)):
-        assert float(sigreg(bad, ones, directions)) > 5 * good, name
+        assert float(distance(bad, ones, directions)) > 5 * good, name
     half = torch.cat([torch.ones(256), torch.zeros(256)])
-    assert float(sigreg(normal, half, directions)) == pytest.approx(
-        float(sigreg(normal[:256], ones[:256], directions)), rel=1e-4
+    assert float(distance(normal, half, directions)) == pytest.approx(
+        float(distance(normal[:256], ones[:256], directions)), rel=1e-4
     )
 
 

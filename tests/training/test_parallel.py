@@ -19,12 +19,12 @@ from chexworld_ray.training.monitor import Monitor
 from chexworld_ray.training.parallel import prepare, whole_state
 from chexworld_ray.training.state import TrainState, start_state
 from chexworld_ray.training.step import train_step
-from chexworld_ray.views.batch import CropBatch, WorldModelBatch, make_batch
+from chexworld_ray.views.batch import CropBatch, WorldModelBatch, make_batch, micro_batches
 
 MODEL = ModelSettings(image_size=48, patch_size=12, width=32, depth=2, heads=2, predictor_width=16, predictor_depth=1)
 SCIENCE = Science(
     model=MODEL,
-    objective=ObjectiveSettings(sigreg_weight=0.05, visible_weight=0.1),  # SIGReg looks across workers
+    objective=ObjectiveSettings(sigreg_weight=0.05, visible_weight=0.1),  # SIGReg looks across all of them
     optim=OptimSettings(lr=1e-3, warmup=0.1),
     global_batch=4,
     precision="fp32",
@@ -33,21 +33,22 @@ CPU = torch.device("cpu")
 STEPS, TOTAL = 3, 64
 
 
-def batch(step: int, rank: int, workers: int) -> WorldModelBatch:
+def batches(step: int, rank: int, workers: int) -> list[WorldModelBatch]:
+    """All of a worker that is alone; of several each image by itself."""
     rng = np.random.default_rng(step)
     crops = rng.integers(0, 255, (4, 2, 48, 48), np.uint8)
     boxes = np.array([[[0, 0, 50, 60], [13, 7, 50, 60]]] * 4, np.int32)
     positions = np.arange(4 * step, 4 * step + 4)
     mine = slice(4 // workers * rank, 4 // workers * (rank + 1))
     share = CropBatch(crops[mine], boxes[mine], positions[mine], np.ones(4 // workers, np.float32))
-    return make_batch(share, SCIENCE, 0.5, 0.25, CPU)
+    return [make_batch(part, SCIENCE, 0.5, 0.25, CPU) for part in micro_batches(share, 4 if workers == 1 else 1)]
 
 
 def run(state: TrainState, rank: int, workers: int, steps: int = STEPS) -> list[float]:
     first = state.position // 4
     monitor, norms = Monitor(state.model.parts, state.recent, SCIENCE.global_batch), []
     for step in range(first, first + steps):
-        report = train_step(state, [batch(step, rank, workers)], SCIENCE, workers)
+        report = train_step(state, batches(step, rank, workers), SCIENCE, workers)
         monitor.add(report, 0.0)
         norms.append(float(report.grad_norm))
     monitor.gather()
