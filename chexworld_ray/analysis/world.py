@@ -13,17 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chexworld_ray.config import Science
-from chexworld_ray.models.encoder import Encoder, build_encoder, suit_device
+from chexworld_ray.models.encoder import Encoder, suit_device
 from chexworld_ray.models.positions import grid_positions
-from chexworld_ray.models.predictor import Predictor, QueryTensors, build_predictor
+from chexworld_ray.models.predictor import Predictor, QueryTensors
 from chexworld_ray.models.tensors import check_predictor, read_safetensors
 from chexworld_ray.models.weights import read_encoder
 from chexworld_ray.objectives.queries import query_positions
 from chexworld_ray.training.checkpoint_files import ENCODER, PREDICTOR, TARGET
-from chexworld_ray.training.run import Run
+from chexworld_ray.training.run import Run, local_copy
+from chexworld_ray.training.start import start_of
+from chexworld_ray.training.state import initial_model
 from chexworld_ray.views.actions import IDENTITY
 from chexworld_ray.views.relative import SAME_PLACE
 
+Name = Literal["trained", "start", "random"]
 FIRST = 10**9  # positions of what analyses draw, apart from those of training
 
 
@@ -31,7 +34,7 @@ FIRST = 10**9  # positions of what analyses draw, apart from those of training
 class World:
     """f, f'' and g in eval mode, without gradient."""
 
-    name: Literal["trained", "random"]
+    name: Name
     encoder: Encoder
     target: Encoder
     predictor: Predictor
@@ -45,8 +48,8 @@ class World:
         return self.science.model.grid
 
 
-def read_world(folder: Path, one: Run, device: torch.device) -> World:
-    """The world model of a whole checkpoint in a local folder."""
+def read_world(folder: Path, one: Run, device: torch.device, name: Name = "trained") -> World:
+    """The world model of a whole checkpoint, or of a kept start, in a local folder."""
     encoder, target = (
         read_encoder((folder / name).read_bytes(), f"{one.root.url} ({name})")[0] for name in (ENCODER, TARGET)
     )
@@ -54,18 +57,28 @@ def read_world(folder: Path, one: Run, device: torch.device) -> World:
     check_predictor(tensors, one.science.model, f"{one.root.url} ({PREDICTOR})")
     predictor = Predictor(one.science.model)
     predictor.load_state_dict(tensors)
-    return _ready("trained", encoder, target, predictor, one, device)
+    return _ready(name, encoder, target, predictor, one, device)
 
 
 def random_world(one: Run, device: torch.device) -> World:
-    """The same model before training: what its architecture alone can do."""
-    encoder = build_encoder(one.science.model, one.science.seed)
-    predictor = build_predictor(one.science.model, one.science.seed)
-    return _ready("random", encoder, encoder, predictor, one, device)
+    """The same model with the random weights of its seed: what its architecture alone can do."""
+    model = initial_model(one.science)
+    return _ready("random", model.encoder, model.encoder, model.predictor, one, device)
+
+
+def floor_worlds(one: Run, device: torch.device) -> list[World]:
+    """What the trained model is held against: the start of a run that was told `--init`, and random weights."""
+    found = [random_world(one, device)]
+    stored = start_of(one)
+    if stored is not None:
+        with local_copy(stored) as (folder, damage):
+            if damage is None:
+                found.insert(0, read_world(folder, one, device, "start"))
+    return found
 
 
 def _ready(
-    name: Literal["trained", "random"],
+    name: Name,
     encoder: Encoder,
     target: Encoder,
     predictor: Predictor,

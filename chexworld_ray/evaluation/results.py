@@ -22,7 +22,7 @@ from chexworld_ray.metrics.bootstrap import Interval, holm
 
 MEAN = "mean"
 DIFFERENCE = "_difference"
-Kind = Literal["random", "checkpoint", "foreign"]
+Kind = Literal["random", "start", "checkpoint", "foreign"]
 T = TypeVar("T")
 
 
@@ -34,7 +34,7 @@ class ScoredTrial:
     """Name of the run, or of a foreign encoder."""
     images_seen: int
     kind: Kind
-    """random: a run's encoder before training, the floor; foreign: somebody else's."""
+    """random: a run's encoder with random weights; start: with those of `--init`; foreign: somebody else's."""
     seed: int | None
     """Of the run."""
     task: str
@@ -55,7 +55,9 @@ class ScoredTrial:
     @property
     def encoder(self) -> str:
         """How results name it."""
-        return {"random": f"{self.run}@random", "foreign": self.run}.get(self.kind, f"{self.run}@{self.images_seen}")
+        if self.kind == "foreign":
+            return self.run
+        return f"{self.run}@{self.images_seen if self.kind == 'checkpoint' else self.kind}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class ResultRow:
 
 
 def result_rows(trials: Sequence[ScoredTrial], bootstrap_seed: int = 0) -> list[ResultRow]:
-    """All rows: each trial, means over draws, and differences newest checkpoint - random start, - foreign encoders."""
+    """All rows: each trial, means over draws, and differences newest checkpoint - its floors, - foreign encoders."""
     cells: dict[tuple[str, str, str, float], list[ScoredTrial]] = defaultdict(list)
     for trial in trials:
         cells[trial.encoder, trial.task, trial.protocol, trial.fraction].append(trial)
@@ -158,7 +160,7 @@ class Comparison:
 
 
 def _against_references(trials: Sequence[ScoredTrial]) -> list[Comparison]:
-    """Newest checkpoint of each run against its random start and against every foreign encoder."""
+    """Newest checkpoint of each run against random weights, its own start, and every foreign encoder."""
     newest: dict[str, int] = {}
     for trial in trials:
         if trial.kind == "checkpoint":
@@ -166,9 +168,9 @@ def _against_references(trials: Sequence[ScoredTrial]) -> list[Comparison]:
     pairs: dict[str, list[Pair]] = defaultdict(list)
     for trial, other in product(trials, trials):
         latest = trial.kind == "checkpoint" and trial.images_seen == newest[trial.run]
-        floor = other.kind == "random" and other.run == trial.run
+        floor = other.kind in ("random", "start") and other.run == trial.run
         if latest and (floor or other.kind == "foreign") and alike(trial, other):
-            pairs["random" if floor else other.run].append((trial, other))
+            pairs[other.kind if floor else other.run].append((trial, other))
     found: list[Comparison] = []
     for name, same in pairs.items():
         encoders = list(dict.fromkeys(trial.encoder for trial, _ in same))

@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
 
 def build_encoder(settings: ModelSettings, seed: int) -> Encoder:
-    """The encoder with the random weights of `seed`: where a run starts, and the floor it is compared with."""
+    """The encoder with the random weights of `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Encoder(settings)

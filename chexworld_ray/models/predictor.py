@@ -101,13 +101,6 @@ class QueryTensors(NamedTuple):
     actions_RA: Tensor
 
 
-def build_predictor(settings: ModelSettings, seed: int) -> Predictor:
-    """The predictor with random weights of `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Predictor(settings)
-
-
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)

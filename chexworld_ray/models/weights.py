@@ -39,7 +39,7 @@ def encoder_bytes(
 
 
 def untrained_encoder_bytes(model: ModelSettings, seed: int, pixels: tuple[float, float]) -> bytes:
-    """The file of an encoder as it is before training: the floor of each comparison."""
+    """The file of an encoder with the random weights of `seed`."""
     return encoder_bytes(build_encoder(model, seed).vit.state_dict(), model, pixels, 0)
 
 

@@ -22,7 +22,7 @@ class Sums(NamedTuple):
     """Cosines and sines of embeddings, 2xSxT, summed with their weights; and the sum of these weights, a scalar."""
 
     waves_2ST: Tensor
-    count: Tensor
+    weight: Tensor
 
 
 def waves_of(embeddings_CBD: Tensor, directions_DS: Tensor) -> Tensor:
@@ -43,10 +43,10 @@ def over_workers(sums: Sums) -> Sums:
     """Added up over all workers, each of which must call it."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return sums
-    waves_2ST, count = sums.waves_2ST.clone(), sums.count.clone()
+    waves_2ST, weight = sums.waves_2ST.clone(), sums.weight.clone()
     dist.all_reduce(waves_2ST)
-    dist.all_reduce(count)
-    return Sums(waves_2ST, count)
+    dist.all_reduce(weight)
+    return Sums(waves_2ST, weight)
 
 
 def sigreg(waves_2CBST: Tensor, total: Sums) -> Tensor:
@@ -58,11 +58,11 @@ def sigreg(waves_2CBST: Tensor, total: Sums) -> Tensor:
     points_T = _points(waves_2CBST.device)
     normal_T = torch.exp(-0.5 * points_T**2)
     expected_2T = torch.stack([normal_T, torch.zeros_like(normal_T)])
-    off_2ST = total.waves_2ST / total.count - expected_2T[:, None]
+    off_2ST = total.waves_2ST / total.weight - expected_2T[:, None]
     weight_T = normal_T * _trapezoid(points_T) / total.waves_2ST.shape[1]
-    value = (off_2ST.square() * weight_T).sum() * total.count
+    value = (off_2ST.square() * weight_T).sum() * total.weight
     own_B = torch.einsum("acbst,ast->b", waves_2CBST, 2.0 * off_2ST * weight_T)  # its derivative by the sums
-    images = total.count / waves_2CBST.shape[1]
+    images = total.weight / waves_2CBST.shape[1]
     return value + images * (own_B - own_B.detach())
 
 

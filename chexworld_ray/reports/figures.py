@@ -170,6 +170,9 @@ def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
     """
     groups: dict[str, dict[str, list[ResultRow]]] = defaultdict(lambda: defaultdict(list))
     shown = [row for row in leading(rows) if row.metric == "auroc" and row.encoder != row.run]
+    # a curve begins at the run's own start, which is not always random
+    began = {row.run for row in shown if row.encoder == f"{row.run}@start"}
+    shown = [row for row in shown if row.run not in began or row.encoder != f"{row.run}@random"]
     several = len({row.run for row in shown}) > 1
     for row in sorted(shown, key=lambda row: row.images_seen):
         share = "" if row.fraction == 1.0 else f", {100 * row.fraction:g} %"
@@ -190,6 +193,6 @@ def auroc_curves(rows: Sequence[ResultRow]) -> str | None:
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.supxlabel("images seen (0: random)", fontsize=9)
+    figure.supxlabel("images seen (0: before training)", fontsize=9)
     figure.supylabel("test AUROC", fontsize=9)
     return to_svg(figure, "test AUROC over images seen, with 95 % intervals")

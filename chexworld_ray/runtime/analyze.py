@@ -16,14 +16,14 @@ from chexworld_ray.analysis.outcome import FOLDER, Outcome
 from chexworld_ray.analysis.pictures import pictures
 from chexworld_ray.analysis.retrieval import retrieval
 from chexworld_ray.analysis.settings import AnalysisSettings
-from chexworld_ray.analysis.world import random_world, read_world
+from chexworld_ray.analysis.world import floor_worlds, read_world
 from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.augment import whole_mask
 from chexworld_ray.evaluation.features import PROJECTIONS, feature_matrix, read_parts
 from chexworld_ray.reports.analyses import picture
 from chexworld_ray.runtime.cluster import connect, evaluation_slot, say, total, user_error
 from chexworld_ray.runtime.extraction import device, extract
-from chexworld_ray.runtime.subjects import Subject, newest_subject, random_subject
+from chexworld_ray.runtime.subjects import Subject, floors, newest_subject
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.decode import decode_grey_jpeg
 from chexworld_ray.shards.manifest import Manifest
@@ -62,7 +62,7 @@ def analyze(
         done[name] = outcome
 
     if "capacity" in wanted:
-        subjects = [newest_subject(one, manifest, None), random_subject(one, manifest, None)]
+        subjects = [newest_subject(one, manifest, None), *reversed(floors(one, manifest, None))]
         keep("capacity", _capacity(subjects, manifest, settings))
     while pending:
         (ready,), _ = ray.wait(list(pending))
@@ -83,7 +83,7 @@ def _of_worlds(name: str, run_url: str, manifest: Manifest, settings: AnalysisSe
     """An analysis that asks the predictor, of the trained model and of the same before training."""
     one = run.load_url(run_url)
     with run.newest_whole(run_url) as folder:
-        worlds = [read_world(folder, one, device()), random_world(one, device())]
+        worlds = [read_world(folder, one, device()), *floor_worlds(one, device())]
     rows = list(_rows(manifest, settings.split, settings.images))
     patients = [row["patient_id"] for row in rows]
     if name == "layout":
@@ -132,6 +132,6 @@ def _capacity(subjects: Sequence[Subject], manifest: Manifest, settings: Analysi
             part = table.filter(pa.array([name == split for name in table["split"].to_pylist()], pa.bool_()))
             parts[split] = feature_matrix(part)
             keys[split] = (part["dataset"].to_pylist(), part["patient_id"].to_pylist())
-        of = "random" if subject.kind == "random" else "trained"
+        of = "trained" if subject.kind == "checkpoint" else subject.kind
         found.append(Features(of, parts[settings.train_split], parts[settings.split]))
     return capacity(found, keys[settings.train_split], keys[settings.split])

@@ -24,6 +24,7 @@ from chexworld_ray.storage import Place
 from chexworld_ray.training import run
 from chexworld_ray.training.checkpoint_files import folder_name, position_of
 from chexworld_ray.training.schedules import memory_lines
+from chexworld_ray.training.start import copy_start
 from chexworld_ray.training.trackers import require
 
 RAY_LIST = "checkpoint_manager_snapshot.json"
@@ -62,6 +63,8 @@ def pretrain(
         _remove_orphans(root, listed)
         release(root)
         record = run.open_or_create(root, settings, manifests, plan.rows, version)
+        if before is not None and resume_from is not None:
+            copy_start(before, root)
         for note in placement.notes:
             say(note)
         say(f"{plan.rows} images an epoch, {total} images in all; {settings.runtime.workers} workers; run {root.url}")

@@ -1,11 +1,12 @@
 """Encoders under evaluation, copied out of reach of their run's retention.
 
-`<run>/evaluations/<data version>/<random | checkpoint_…>/` holds an encoder, its features and tokens, and the scores;
-names of these tell what they depend on (`evaluation.dependence`).
+`<run>/evaluations/<data version>/<random_2 | start | checkpoint_…>/` holds an encoder, its features and tokens, and
+the scores; names of these tell what they depend on (`evaluation.dependence`).
 """
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from safetensors.torch import save
 
@@ -14,15 +15,17 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.dependence import features_key
 from chexworld_ray.evaluation.results import Kind
 from chexworld_ray.models.backbone import timm_bytes
-from chexworld_ray.models.predictor import build_predictor
-from chexworld_ray.models.weights import untrained_encoder_bytes
+from chexworld_ray.models.weights import encoder_bytes
 from chexworld_ray.runtime.cluster import say
 from chexworld_ray.runtime.extraction import Extraction, Inputs
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training import checkpoint_files, run
 from chexworld_ray.training.run import Run
+from chexworld_ray.training.start import START, start_of
+from chexworld_ray.training.state import initial_model
 
 FOLDER = "evaluations"
+RANDOM = "random_2"  # in "random", as versions before wrote it, the predictor is not the one that the run started with
 ENCODER, PREDICTOR = "target.safetensors", "predictor.safetensors"
 
 
@@ -52,18 +55,18 @@ class Subject:
 
 
 def subjects_of(one: Run, manifest: Manifest, image_size: int | None, *, every: bool) -> list[Subject]:
-    """A run's random start and its newest (or every) whole checkpoint.
+    """A run before training, and its newest (or every) whole checkpoint.
 
     Raises:
         UserError: the run has no checkpoint, or none that is whole.
     """
     if not every:
-        return [random_subject(one, manifest, image_size), newest_subject(one, manifest, image_size)]
+        return [*floors(one, manifest, image_size), newest_subject(one, manifest, image_size)]
     found = [checkpoint_subject(one, stored, manifest, image_size) for stored in reversed(run.checkpoints(one.root))]
     whole = [subject for subject in found if subject is not None]
     if not whole:
         raise UserError(f"{one.root.url}: no whole checkpoint yet")
-    return [random_subject(one, manifest, image_size), *whole]
+    return [*floors(one, manifest, image_size), *whole]
 
 
 def newest_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subject:
@@ -83,8 +86,19 @@ def checkpoint_subject(
     one: Run, candidate: run.StoredCheckpoint, manifest: Manifest, image_size: int | None
 ) -> Subject | None:
     """A checkpoint, its files copied; None, and a line, where it is not whole."""
-    folder = one.root / FOLDER / manifest.data_version / checkpoint_files.folder_name(candidate.position)
-    subject = Subject(one.root.name, "checkpoint", candidate.position, one.science.seed, folder, image_size)
+    return _copied(one, candidate, "checkpoint", manifest, image_size)
+
+
+def _copied(
+    one: Run,
+    candidate: run.StoredCheckpoint,
+    kind: Literal["checkpoint", "start"],
+    manifest: Manifest,
+    image_size: int | None,
+) -> Subject | None:
+    name = START if kind == "start" else checkpoint_files.folder_name(candidate.position)
+    folder = one.root / FOLDER / manifest.data_version / name
+    subject = Subject(one.root.name, kind, candidate.position, one.science.seed, folder, image_size)
     if storage.exists(subject.encoder):
         subject = _told(subject)
     if not subject.digest or _written_anew(candidate, subject.digest):
@@ -116,15 +130,30 @@ def _told(subject: Subject) -> Subject:
     return replace(subject, digest=hashlib.sha256(storage.fetch(subject.encoder)).hexdigest())
 
 
+def floors(one: Run, manifest: Manifest, image_size: int | None) -> list[Subject]:
+    """What a run is held against: its model with the random weights of its seed and, where it was told `--init`, with
+    those that it started from.
+    """
+    random = random_subject(one, manifest, image_size)
+    if one.science.init is None:
+        return [random]
+    stored = start_of(one)
+    start = None if stored is None else _copied(one, stored, "start", manifest, image_size)
+    if start is None:
+        say(f"{one.root.url} kept no start of its own: it is compared with random weights only, not with --init")
+        return [random]
+    return [random, start]
+
+
 def random_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subject:
-    """The run's encoder before training: the floor."""
-    folder = one.root / FOLDER / manifest.data_version / "random"
+    """The run's model with the random weights of its seed: where it started, unless it was told `--init`."""
+    folder = one.root / FOLDER / manifest.data_version / RANDOM
     subject = Subject(one.root.name, "random", 0, one.science.seed, folder, image_size)
     if not storage.exists(subject.encoder):
-        model = one.science.model
-        predictor = build_predictor(model, one.science.seed)
-        storage.write_bytes(folder / PREDICTOR, save(predictor.state_dict()))
-        storage.write_bytes(subject.encoder, untrained_encoder_bytes(model, one.science.seed, one.pixels))
+        model = initial_model(one.science)
+        tensors = model.encoder.vit.state_dict()
+        storage.write_bytes(folder / PREDICTOR, save(model.predictor.state_dict()))
+        storage.write_bytes(subject.encoder, encoder_bytes(tensors, one.science.model, one.pixels, 0))
     return _told(subject)
 
 

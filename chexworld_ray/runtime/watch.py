@@ -9,7 +9,7 @@ from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.reports.html import write_report
 from chexworld_ray.runtime.cluster import connect, say
 from chexworld_ray.runtime.evaluate import add_results, tasks_of
-from chexworld_ray.runtime.subjects import checkpoint_subject, random_subject
+from chexworld_ray.runtime.subjects import checkpoint_subject, floors
 from chexworld_ray.shards import manifest as manifests
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.training import run
@@ -74,8 +74,8 @@ def _evaluate(one: Run, stored: StoredCheckpoint, manifest: Manifest, settings: 
     subject = checkpoint_subject(one, stored, manifest, settings.image_size)
     if subject is None:
         return []
-    random = random_subject(one, manifest, settings.image_size)
-    rows = add_results([random, subject], tasks_of(manifest, settings), manifest, settings, one.root)
+    before = floors(one, manifest, settings.image_size)
+    rows = add_results([*before, subject], tasks_of(manifest, settings), manifest, settings, one.root)
     shown = [row for row in headlines(rows) if row.encoder == f"{one.root.name}@{stored.position}"]
     write_events(one.root, {f"evaluation/{_tag(row)}": row.value for row in shown}, stored.position)
     write_report(one, None, [manifest.root.url])

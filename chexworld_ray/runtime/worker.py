@@ -26,7 +26,7 @@ from chexworld_ray.shards.manifest import load as load_manifest
 from chexworld_ray.storage import StorageError
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.best import KeepBest
-from chexworld_ray.training.initial import start_from
+from chexworld_ray.training.initial import begin
 from chexworld_ray.training.log import RunLog
 from chexworld_ray.training.loop import Callbacks, train
 from chexworld_ray.training.parallel import prepare
@@ -156,7 +156,8 @@ def _restore(job: Job, state: TrainState, rank: int, workers: int) -> Start:
     if job.resume_from is not None:
         raise UserError(f"--resume-from {job.resume_from}: no whole checkpoint there")
     if job.settings.science.init is not None:
-        start_from(state, job.settings.science, job.pixels)
+        root = storage.place(job.run_url)
+        _patiently(job, lambda: begin(state, job.settings.science, job.pixels, root, first=rank == 0))
     return Start(taken, "")
 
 

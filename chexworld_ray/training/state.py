@@ -40,13 +40,17 @@ class TrainState:
     """What the monitors remember of the newest steps."""
 
 
-def start_state(science: Science, total_images: int, device: torch.device) -> TrainState:
-    """Weights of the seed, the target a copy of the encoder, a fresh optimizer."""
+def initial_model(science: Science) -> WorldModel:
+    """Encoder and predictor with the random weights of the seed: where a run starts, and what it is held against."""
     encoder = build_encoder(science.model, science.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(science.seed + 1)
-        model = WorldModel(science.model, science.objective, encoder)
-    model = model.to(device)
+        return WorldModel(science.model, science.objective, encoder)
+
+
+def start_state(science: Science, total_images: int, device: torch.device) -> TrainState:
+    """Weights of the seed, the target a copy of the encoder, a fresh optimizer."""
+    model = initial_model(science).to(device)
     suit_device(model, device)
     target = copy.deepcopy(model.encoder).requires_grad_(False).eval()
     optimizer = make_optimizer(model, science.optim)

@@ -80,8 +80,8 @@ def _sums_across(state: TrainState, batches: Sequence[WorldModelBatch], precisio
         return None
     with record_function("step/sigreg"), torch.no_grad(), autocast(state.device, precision):
         parts = [state.model.step_sums(batch) for batch in batches]
-    waves, counts = zip(*parts, strict=True)
-    return over_workers(Sums(torch.stack(waves).sum(dim=0), torch.stack(counts).sum()))
+    waves, weights = zip(*parts, strict=True)
+    return over_workers(Sums(torch.stack(waves).sum(dim=0), torch.stack(weights).sum()))
 
 
 def _forward(
