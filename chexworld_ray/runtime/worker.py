@@ -32,6 +32,7 @@ from chexworld_ray.training.loop import Callbacks, train
 from chexworld_ray.training.parallel import prepare
 from chexworld_ray.training.probe import OnlineProbe, read_probe_sets
 from chexworld_ray.training.seen import Attempt, Seen
+from chexworld_ray.training.start import START
 from chexworld_ray.training.state import TrainState, start_state
 from chexworld_ray.training.trackers import Tracking
 
@@ -156,8 +157,9 @@ def _restore(job: Job, state: TrainState, rank: int, workers: int) -> Start:
     if job.resume_from is not None:
         raise UserError(f"--resume-from {job.resume_from}: no whole checkpoint there")
     if job.settings.science.init is not None:
-        root = storage.place(job.run_url)
-        _patiently(job, lambda: begin(state, job.settings.science, job.pixels, root, first=rank == 0))
+        copy = begin(state, job.settings.science, job.pixels)
+        if rank == 0:
+            _patiently(job, lambda: checkpoint.write(copy, storage.place(job.run_url) / START))
     return Start(taken, "")
 
 

@@ -16,12 +16,11 @@ from chexworld_ray.models.published import Published, read_published
 from chexworld_ray.models.tensors import check_encoder, check_predictor, read_safetensors
 from chexworld_ray.models.timm_weights import read_timm
 from chexworld_ray.models.weights import is_encoder_file, read_encoder
-from chexworld_ray.storage import Place, exists, fetch_named, place, read_json, write_json
+from chexworld_ray.storage import exists, fetch_named, place, read_json, write_json
 from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.checkpoint_files import PREDICTOR, folder_name, position_of
 from chexworld_ray.training.parallel import load_whole, whole
 from chexworld_ray.training.parity import build
-from chexworld_ray.training.start import START
 from chexworld_ray.training.state import TrainState
 
 T = TypeVar("T")
@@ -97,18 +96,16 @@ def start_from(state: TrainState, science: Science, pixels: tuple[float, float])
         load_whole(state.model.predictor, start.predictor)
 
 
-def begin(state: TrainState, science: Science, pixels: tuple[float, float], root: Place, *, first: bool) -> None:
-    """`start_from`, and the `first` worker keeps that start in the run at `root`; all workers must call it.
+def begin(state: TrainState, science: Science, pixels: tuple[float, float]) -> checkpoint.Snapshot:
+    """`start_from`, and what the run keeps of it beside its checkpoints; where it is sharded every worker must
+    call.
 
     Raises:
         UserError: sizes of the encoder differ.
-        StorageError: the store can't be reached or refuses.
     """
     start_from(state, science, pixels)
     weights = checkpoint.weights_of(state.model, state.target)
-    if first:
-        copy = checkpoint.Snapshot(weights, None, science.model, pixels, {"position": 0})
-        checkpoint.write(copy, root / START)
+    return checkpoint.Snapshot(weights, None, science.model, pixels, {"position": 0})
 
 
 def _load(

@@ -17,10 +17,10 @@ from chexworld_ray.models.weights import encoder_bytes, read_encoder
 from chexworld_ray.runtime.subjects import PREDICTOR, Subject, floors
 from chexworld_ray.shards.manifest import Manifest
 from chexworld_ray.storage import fetch, place
-from chexworld_ray.training import run
+from chexworld_ray.training import checkpoint, run
 from chexworld_ray.training.initial import begin
 from chexworld_ray.training.run import Run
-from chexworld_ray.training.start import copy_start, start_of
+from chexworld_ray.training.start import START, copy_start, start_of
 from chexworld_ray.training.state import TrainState, start_state
 
 MODEL = ModelSettings(image_size=48, patch_size=12, width=32, depth=2, heads=2, predictor_width=16, predictor_depth=1)
@@ -33,7 +33,7 @@ def begun(root: Path, data: Manifest, science: Science) -> tuple[Run, TrainState
     one = run.open_or_create(place(str(root)), RunSettings(science=science), [data], 60)
     state = start_state(one.science, one.total, CPU)
     if science.init is not None:
-        begin(state, one.science, one.pixels, one.root, first=True)
+        checkpoint.write(begin(state, one.science, one.pixels), one.root / START)
     return one, state
 
 
