@@ -21,12 +21,11 @@ from chexworld_ray.training.run import Run, open_or_create
 
 RECORD = {
     "loss": 0.4,
-    "rankme": 9.0,
+    "target_rankme_centred": 9.0,
     "images_per_second": 30.0,
     "wait_fraction": 0.25,
     "workers": 2,
     "memory_gib": 1.5,
-    "version": 2,
 }
 
 

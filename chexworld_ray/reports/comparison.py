@@ -121,7 +121,7 @@ def _facts(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "starts": len(run.starts),
     }
     if records:
-        facts |= {"loss": records[-1]["loss"], "rankme": records[-1].get("rankme")}  # of an older program: not centred
+        facts |= {"loss": records[-1]["loss"], "rankme": records[-1].get("target_rankme_centred")}
         for name in ("images_per_second", "wait_fraction"):
             facts[name] = float(np.median([record[name] for record in records]))
         workers = [record["workers"] for record in records if "workers" in record]

@@ -21,10 +21,10 @@ GAP, GAP_MINUTES = 10.0, 0.1  # times the usual distance of two records, and at 
 
 CURVES = (
     ("loss", ("loss", "loss_local", "loss_global", "loss_domain", "loss_visible")),
-    ("RankMe of centred features", ("rankme", "rankme_prediction")),
-    ("RankMe, not centred (older program)", ("rankme_not_centred", "rankme_prediction_not_centred")),
-    ("standard deviation over images", ("target_std", "prediction_std")),
-    ("standard deviation over tokens (older program)", ("target_std_of_tokens", "prediction_std_of_tokens")),
+    ("RankMe of centred features", ("target_rankme_centred", "prediction_rankme_centred")),
+    ("RankMe, not centred (older program)", ("rankme", "rankme_prediction")),
+    ("standard deviation over images", ("target_std_over_images", "prediction_std_over_images")),
+    ("standard deviation over tokens (older program)", ("target_std", "prediction_std")),
     ("gradient norm", ("grad_norm",)),
     ("online kNN probe on val, AUROC", ("probe_knn",)),
     ("steps skipped", ("skipped_fraction",)),
@@ -37,10 +37,10 @@ CURVES = (
 
 COMPARED_CURVES = (
     ("loss", "loss"),
-    ("RankMe of target features, centred", "rankme"),
-    ("RankMe, not centred (older program)", "rankme_not_centred"),
-    ("standard deviation of target features over images", "target_std"),
-    ("the same over tokens (older program)", "target_std_of_tokens"),
+    ("RankMe of target features, centred", "target_rankme_centred"),
+    ("RankMe, not centred (older program)", "rankme"),
+    ("standard deviation of target features over images", "target_std_over_images"),
+    ("the same over tokens (older program)", "target_std"),
     ("gradient norm", "grad_norm"),
     ("online kNN probe on val, AUROC", "probe_knn"),
     ("images/s", "images_per_second"),

@@ -28,7 +28,7 @@ def _figures(record: dict[str, Any]) -> str:
     parts = {name.removeprefix("loss_"): value for name, value in record.items() if name.startswith("loss_")}
     return (
         f"loss {record['loss']:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in parts.items())})  "
-        f"RankMe {record['rankme']:.1f}  {_probe(record)}{record['images_per_second']:.0f} images/s  "
+        f"RankMe {record['target_rankme_centred']:.1f}  {_probe(record)}{record['images_per_second']:.0f} images/s  "
         f"wait {100 * record['wait_fraction']:.0f} %"
     )
 

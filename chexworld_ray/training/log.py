@@ -18,15 +18,8 @@ from chexworld_ray.training.trackers import Tracking
 METRICS = "metrics.jsonl"
 LARGEST = 1 << 30  # bytes of it
 TENSORBOARD = "tensorboard"
-SHOWN = ("images_seen", "loss", "rankme", "images_per_second", "wait_fraction")
+SHOWN = ("images_seen", "loss", "images_per_second", "wait_fraction")
 """What a report shows, and every record of training holds."""
-NOT_NOW = {
-    "rankme": "rankme_not_centred",
-    "rankme_prediction": "rankme_prediction_not_centred",
-    "target_std": "target_std_of_tokens",
-    "prediction_std": "prediction_std_of_tokens",
-}
-"""What records without a `version` (until 2026-11) call by a name of today, and how it is called instead."""
 
 
 def read_metrics(run: Place, needed: tuple[str, ...] = ("images_seen",)) -> list[dict[str, Any]]:
@@ -65,17 +58,13 @@ def _is_record(record: Any, needed: tuple[str, ...]) -> bool:
 
 
 def read_numbers(run: Place) -> list[dict[str, float]]:
-    """What a report shows of `read_metrics`: the numbers of each record, by names that mean the same in all.
+    """What a report shows of `read_metrics`: the numbers of each record.
 
     Raises:
         UserError: a whole line is no record of training.
     """
     return [
-        {
-            name if "version" in record else NOT_NOW.get(name, name): value
-            for name, value in record.items()
-            if isinstance(value, float | int)
-        }
+        {name: value for name, value in record.items() if isinstance(value, float | int)}
         for record in read_metrics(run, SHOWN)
     ]
 
@@ -133,7 +122,7 @@ class RunLog:
             self._tracking.log(record)
         if self._writer is not None:
             for name, value in record.items():
-                if isinstance(value, float | int) and not name.startswith(("images_", "time", "version")):
+                if isinstance(value, float | int) and not name.startswith(("images_", "time")):
                     self._writer.add_scalar(name, value, record["images_seen"])
             self._writer.add_scalar("images_per_second", record["images_per_second"], record["images_seen"])
 

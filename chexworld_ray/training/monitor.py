@@ -19,9 +19,6 @@ from chexworld_ray.models.device import peak_memory
 from chexworld_ray.training.recent import RANKME_IMAGES, Recent
 from chexworld_ray.training.step import StepReport
 
-VERSION = 2
-"""Of what the names of a record stand for; `training.log` says what an earlier one meant."""
-
 
 class Monitor:
     """Gathers step reports on the device; `read` waits for them and starts the next window."""
@@ -74,6 +71,8 @@ class Monitor:
     def read(self) -> dict[str, Any]:
         """Means over the window and all workers, and the most memory (GiB) that any of them has held so far.
 
+        What is measured in another way than before gets another name, for a run that goes on goes on with its curves.
+
         Every worker must call it at the same step.
         """
         assert self._pending, "a record is of a step"
@@ -90,8 +89,8 @@ class Monitor:
         record["grad_norm"] = float(grad_norm)
         record["skipped_fraction"] = skipped / steps
         for name, of_ID in zip(("target", "prediction"), features_2ID, strict=True):
-            record[f"{name}_std"] = _spread(of_ID)
-        record["rankme"], record["rankme_prediction"] = (rankme(of_ID) for of_ID in features_2ID)
+            record[f"{name}_std_over_images"] = _spread(of_ID)
+            record[f"{name}_rankme_centred"] = rankme(of_ID)
         seconds = max(time.perf_counter() - self._began, 1e-9)
         record["images_per_second"] = self._images / seconds
         record["wait_fraction"] = self._wait / seconds
@@ -99,7 +98,7 @@ class Monitor:
         record["memory_gib"] = float(memory)
         self._recent.since_L = None
         self._start_clock()
-        return record | {"version": VERSION}
+        return record
 
 
 def _together() -> bool:

@@ -175,7 +175,12 @@ def curve_numbers() -> Group:
     train(state, shares(), SCIENCE, runtime, PIXELS, 1, callbacks)
     names = ("loss", "loss_local", "loss_global", "grad_norm", "lr", "ema")
     curves: Group = {name: [record[name] for record in records] for name in names}
-    last = ("target_std", "prediction_std", "rankme", "rankme_prediction")
+    last = (
+        "target_std_over_images",
+        "prediction_std_over_images",
+        "target_rankme_centred",
+        "prediction_rankme_centred",
+    )
     return (
         curves
         | {"learning rate of the optimizer": used}

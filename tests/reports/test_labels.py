@@ -67,8 +67,8 @@ def rows_of(name: str) -> list[ResultRow]:
 
 def drawn(name: str) -> list[str]:
     """Every figure that shows a name from outside."""
-    record = {"loss": 0.4, "rankme": 9.0, "images_seen": 10}
-    other = {"loss": 0.5, "rankme": 8.0, "images_seen": 20}
+    record = {"loss": 0.4, "target_rankme_centred": 9.0, "images_seen": 10}
+    other = {"loss": 0.5, "target_rankme_centred": 8.0, "images_seen": 20}
     found = [bars(rows_of(name)), auroc_curves(rows_of(name)), compared_curves([(name, [record, other])])]
     buffer = io.BytesIO()
     Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(buffer, format="JPEG")

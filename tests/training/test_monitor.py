@@ -109,16 +109,25 @@ def test_a_strangers_window_that_does_not_fit_is_one_line(tmp_path: Path, harm: 
 def test_what_an_older_program_wrote_is_shown_by_a_name_of_its_own(phantom_set: Manifest, tmp_path: Path) -> None:
     """A run that was begun by one and goes on with this: two curves, for the two are not the same measure."""
     run = trained(tmp_path / "run", SCIENCE, phantom_set)
-    old = {name: value for name, value in RECORD.items() if name != "version"} | {"rankme": 99.0, "target_std": 0.5}
+    old = {name: value for name, value in RECORD.items() if not name.startswith("target_")}
+    old |= {"rankme": 99.0, "target_std": 0.5}
     with open(tmp_path / "run" / METRICS, "r+") as file:
         lines = file.readlines()
         file.seek(0)
         file.writelines([json.dumps(old | {"images_seen": 50}) + "\n", *lines])
     first, *others = read_numbers(run.root)
-    assert (first["rankme_not_centred"], first["target_std_of_tokens"]) == (99.0, 0.5)
-    assert "rankme" not in first
-    assert all(record["rankme"] == RECORD["rankme"] for record in others)
+    assert (first["rankme"], first["target_std"]) == (99.0, 0.5)
+    assert all(record["target_rankme_centred"] == RECORD["target_rankme_centred"] for record in others)
     page = Path(write_report(run, None)).read_text()
     assert "centred (older program)" in page
     (tmp_path / "run" / METRICS).write_text(json.dumps(old | {"images_seen": 50, "skipped_steps": 0}) + "\n")
     assert "99.0</b>RankMe of target features, not centred" in Path(write_report(run, None)).read_text()
+
+
+def test_no_name_of_an_older_program_comes_with_a_new_meaning_and_no_number_is_a_version() -> None:
+    """For TensorBoard and trackers show a run that goes on under the names that it began with."""
+    records = go_on(start(), no_checkpoint)
+    assert records
+    older = {"rankme", "rankme_prediction", "target_std", "prediction_std", "version"}
+    assert all(not older & record.keys() for record in records)
+    assert {"target_rankme_centred", "target_std_over_images"} <= records[-1].keys()

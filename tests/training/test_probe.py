@@ -110,7 +110,8 @@ def test_training_logs_the_probe(labelled: Manifest) -> None:
     assert probed
     assert all(0.0 <= record["probe_knn"] <= 1.0 for record in probed)
     assert all(record["probe_images_seen"] < record["images_seen"] for record in probed)
-    assert {"rankme", "rankme_prediction", "target_std", "prediction_std", "skipped_fraction"} <= records[0].keys()
+    assert {"target_rankme_centred", "prediction_rankme_centred", "skipped_fraction"} <= records[0].keys()
+    assert {"target_std_over_images", "prediction_std_over_images"} <= records[0].keys()
 
 
 def test_steps_that_are_not_finite_in_a_row_stop_the_run() -> None:
