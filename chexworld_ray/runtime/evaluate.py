@@ -3,7 +3,6 @@
 What is scored already is not computed again, so an interrupted evaluation goes on where it stopped.
 """
 
-import hashlib
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -166,9 +165,7 @@ def _trials(tasks: Sequence[Task], settings: EvaluationSettings) -> list[Trial]:
 
 def _file(subject: Subject, trial: Trial, settings: EvaluationSettings) -> storage.Place:
     """Where a trial's scores are kept: its name tells all that they depend on."""
-    predictor = None
-    if _trains_predictor(subject, trial, settings):
-        predictor = hashlib.sha256(storage.fetch(subject.folder / PREDICTOR)).hexdigest()
+    predictor = subject.predictor_digest if _trains_predictor(subject, trial, settings) else None
     key = scores_key(trial, settings, subject.image_size, subject.digest, predictor)
     return subject.folder / "scores" / f"{trial.task.name.replace('/', '-')}-{trial.name}-{key}.parquet"
 

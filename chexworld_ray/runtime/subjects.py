@@ -5,7 +5,9 @@ the scores; names of these tell what they depend on (`evaluation.dependence`).
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from safetensors.torch import save
@@ -46,6 +48,11 @@ class Subject:
     def encoder(self) -> storage.Place:
         """Its file."""
         return self.folder / ENCODER
+
+    @cached_property
+    def predictor_digest(self) -> str:
+        """sha256 of its predictor's file."""
+        return _digest_of(self.folder / PREDICTOR)
 
     def extraction(self, kind: Inputs) -> Extraction:
         """Where its features or tokens are, and what they are made with."""
@@ -105,8 +112,8 @@ def _copied(
         try:
             with run.local_copy(candidate) as (copy, damage):
                 if damage is None:
-                    storage.write_bytes(folder / PREDICTOR, (copy / checkpoint_files.PREDICTOR).read_bytes())
-                    storage.write_bytes(subject.encoder, (copy / checkpoint_files.TARGET).read_bytes())
+                    _keep(folder / PREDICTOR, (copy / checkpoint_files.PREDICTOR).read_bytes())
+                    _keep(subject.encoder, (copy / checkpoint_files.TARGET).read_bytes())
         except FileNotFoundError:
             damage = "removed while it was copied"
         if damage is not None:
@@ -127,7 +134,27 @@ def _written_anew(candidate: run.StoredCheckpoint, copied: str) -> bool:
 
 def _told(subject: Subject) -> Subject:
     """With the digest of the file that is there."""
-    return replace(subject, digest=hashlib.sha256(storage.fetch(subject.encoder)).hexdigest())
+    return replace(subject, digest=_digest_of(subject.encoder))
+
+
+def _keep(file: storage.Place, data: bytes) -> None:
+    """Write a copy; the sha256 beside it is never that of another, wherever a kill comes."""
+    storage.remove(_beside(file))
+    storage.write_bytes(file, data)
+
+
+def _digest_of(file: storage.Place) -> str:
+    """sha256 of a copy. It is put beside it, for the next evaluation need not fetch the weights to know their name."""
+    beside = _beside(file)
+    told = storage.fetch(beside).decode(errors="replace") if storage.exists(beside) else ""
+    if not re.fullmatch(r"[0-9a-f]{64}", told):
+        told = hashlib.sha256(storage.fetch(file)).hexdigest()
+        storage.write_bytes(beside, told.encode())
+    return told
+
+
+def _beside(file: storage.Place) -> storage.Place:
+    return file.parent / f"{file.name}.sha256"
 
 
 def floors(one: Run, manifest: Manifest, image_size: int | None) -> list[Subject]:
@@ -152,8 +179,8 @@ def random_subject(one: Run, manifest: Manifest, image_size: int | None) -> Subj
     if not storage.exists(subject.encoder):
         model = initial_model(one.science)
         tensors = model.encoder.vit.state_dict()
-        storage.write_bytes(folder / PREDICTOR, save(model.predictor.state_dict()))
-        storage.write_bytes(subject.encoder, encoder_bytes(tensors, one.science.model, one.pixels, 0))
+        _keep(folder / PREDICTOR, save(model.predictor.state_dict()))
+        _keep(subject.encoder, encoder_bytes(tensors, one.science.model, one.pixels, 0))
     return _told(subject)
 
 
@@ -170,5 +197,5 @@ def foreign_subject(source: str, home: storage.Place, manifest: Manifest, image_
     shown = name if image_size is None else f"{name}@{image_size}px"
     subject = Subject(shown, "foreign", 0, None, folder, image_size)
     if not storage.exists(subject.encoder):
-        storage.write_bytes(subject.encoder, data)
+        _keep(subject.encoder, data)
     return _told(subject)
