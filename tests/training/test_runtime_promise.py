@@ -136,8 +136,8 @@ REGULARISED = Science(
 
 
 @settings(max_examples=6, deadline=None)
-@example(REGULARISED, workers=1, micro_batch=2, threads=1, decoders=1, recomputed=False)
-@example(REGULARISED, workers=4, micro_batch=1, threads=2, decoders=3, recomputed=True)
+@example(science=REGULARISED, workers=1, micro_batch=2, threads=1, decoders=1, recomputed=False)
+@example(science=REGULARISED, workers=4, micro_batch=1, threads=2, decoders=3, recomputed=True)
 @given(
     science=sciences,
     workers=st.integers(1, 4),
