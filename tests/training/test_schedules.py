@@ -17,7 +17,7 @@ def test_target_memory_is_what_is_left_of_the_start() -> None:
         for parameter in module.parameters():
             torch.nn.init.constant_(parameter, value)
     for step in range(25):
-        assert target_memory(optim, 10 * step, 400, 10) == pytest.approx(float(target.weight[0, 0]), rel=1e-5)
+        assert target_memory(optim, 10 * step, 400, 10) == pytest.approx(float(target.weight[0, 0].detach()), rel=1e-5)
         update_target(target, encoder, ema_momentum(optim, 10 * step, 400))
 
 
