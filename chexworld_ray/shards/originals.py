@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -19,14 +20,16 @@ from chexworld_ray.shards.sources.listing import Listing
 from chexworld_ray.storage import fetch
 
 _REJECTS = pa.schema([(name, pa.string()) for name in ("source_path", "sha256", "reason")])
+LINKS = 2  # of a path; each multiplies the paths
 _HASHED = re.compile(r"[0-9a-f]{24}(?:\.[a-z0-9]{1,5})?")
 
 
 def originals(manifest: Manifest, listing: Listing, key: Pseudonyms | None) -> Iterator[tuple[str, str, str]]:
     """(path as it is stored, file of the folder, why it was rejected or nothing) of each path that was hashed.
 
-    With the key of the ingest by the paths alone. Without, or where it was a random one that nobody has, by contents:
-    every file that an ingest reads is read, copies can't be told apart, and files that could not be read are not found.
+    With the key of the ingest by the paths alone, also by those through links, as a table may have them. Without, or
+    where it was a random one that nobody has, by contents: every file that an ingest reads is read, copies can't be
+    told apart, and files that could not be read are not found.
 
     Raises:
         UserError: the key is not the one that the data set was made with.
@@ -37,6 +40,8 @@ def originals(manifest: Manifest, listing: Listing, key: Pseudonyms | None) -> I
             raise UserError(f"{manifest.root.url}: ingested with another key than that of {KEY_VARIABLE}")
         paths = [*listing.paths, *(folder + "/" for folder in listing.refused)]
         names = {key.path(path): path for path in sorted(paths)}
+        others = {path for path, _, _ in stored} - names.keys()
+        names |= {hashed: path for path in _by_links(listing, bool(others)) if (hashed := key.path(path)) in others}
         yield from ((path, names[path], reason) for path, reason, _ in stored if path in names)
         return
     rows = defaultdict(list)
@@ -49,6 +54,19 @@ def originals(manifest: Manifest, listing: Listing, key: Pseudonyms | None) -> I
         except (OSError, UnfitFile):
             continue
         yield from ((path, file, reason) for path, reason in rows.get(digest, ()))
+
+
+def _by_links(listing: Listing, wanted: bool) -> Iterator[str]:
+    """Other paths of files, through one link or two: a table may name a file by any of its paths."""
+    found = sorted(listing.paths) if wanted and listing.same else []
+    for _ in range(LINKS):
+        others: set[str] = set()
+        for link, folder in listing.same.items():
+            below = folder + "/" if folder else ""
+            inside = found[bisect_left(found, below) : bisect_left(found, folder + "0")] if folder else found
+            others.update(f"{link}/{path.removeprefix(below)}" for path in inside)  # "0" is next to "/"
+        found = sorted(others)
+        yield from found
 
 
 def _largest(manifest: Manifest) -> int:

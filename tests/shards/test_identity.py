@@ -250,6 +250,19 @@ def test_the_owner_finds_what_a_hash_stands_for(ingested: Manifest, tmp_path: Pa
             list(originals(manifest, list_files(str(tmp_path / "in")), Pseudonyms(b"another")))
 
 
+def test_the_owner_finds_files_that_a_table_named_through_links(tmp_path: Path, write_set: WriteSet) -> None:
+    folder = write(tmp_path / "in", {f"x/{number}.dcm": file(number) for number in range(3)})
+    (folder / "again").symlink_to("x")
+    (folder / "here").symlink_to(".")
+    names = ["again/0.dcm", "here/again/1.dcm", "x/2.dcm"]
+    (folder / "labels.csv").write_text("\n".join(["path", *names, ""]))
+    manifest = write_set(read_source(str(folder), labels="labels.csv"), tmp_path / "out", WriteSettings())
+    pq.write_table(pa.table({"source_path": [""], "reason": [""], "sha256": [""]}), tmp_path / "out" / REJECTED)
+    manifest = replace(manifest, key=KeyRecord(KEY.fingerprint, False))
+    found = set(originals(manifest, list_files(str(folder)), KEY))
+    assert found == {(KEY.path(name), name, "") for name in names}, "each by the path that its table has"
+
+
 def test_the_owner_s_pipes_and_huge_files_are_passed_over(
     ingested: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
