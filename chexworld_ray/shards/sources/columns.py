@@ -5,7 +5,7 @@ but words for nothing, yes and no.
 """
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 import pyarrow as pa
@@ -15,16 +15,33 @@ from chexworld_ray.shards.source import shown
 from chexworld_ray.shards.words import PAIRS, names_nobody, says_nothing, value_of_label, word_of_label
 
 Cells = Mapping[str, int]
+BATCH = 10_000  # cells that are looked at together
 SHOWN = 3  # different words of a column that are told
 
 
 def cells_of(table: pa.Table, name: str) -> dict[str, int]:
     """The different cells of a column, and how many rows hold each."""
     counts: dict[str, int] = {}
-    for found in table[name].value_counts().to_pylist():
-        cell = found["values"].strip()
-        counts[cell] = counts.get(cell, 0) + found["counts"]
+    for cell, rows in counted(table, name):
+        counts[cell] = counts.get(cell, 0) + rows
     return counts
+
+
+def cells_that(table: pa.Table, name: str, fit: Callable[[str], bool]) -> dict[str, int]:
+    """`cells_of`, of those that fit: of ids, boxes and masks, each row has a cell of its own."""
+    counts: dict[str, int] = {}
+    for cell, rows in counted(table, name):
+        if fit(cell):
+            counts[cell] = counts.get(cell, 0) + rows
+    return counts
+
+
+def counted(table: pa.Table, name: str) -> Iterator[tuple[str, int]]:
+    """Cells with their rows, few in memory at a time; a cell comes again where blanks around it differ."""
+    found = table[name].value_counts()
+    for start in range(0, len(found), BATCH):
+        for one in found.slice(start, BATCH).to_pylist():
+            yield one["values"].strip(), one["counts"]
 
 
 def label_values(cells: Iterable[str]) -> dict[str, float]:

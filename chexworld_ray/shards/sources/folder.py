@@ -11,7 +11,7 @@ tables, archives) are counted, not read.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import pyarrow as pa
@@ -22,8 +22,11 @@ from chexworld_ray.shards.source import MaskSource, SetAside, Source, SourceRow,
 from chexworld_ray.shards.sources.cells import BOX_KEYS, LANDMARK_KEYS, BadCell, cell_number, json_list
 from chexworld_ray.shards.sources.columns import (
     cells_of,
+    cells_that,
+    counted,
     kind_of_cells,
     label_values,
+    nearly_label,
     told_empty,
     told_no_labels,
     told_words,
@@ -114,25 +117,46 @@ class _Layout:
         masks = [name for name in header if name == "mask" or name.startswith("mask_")]
         self.masks = {name: "lung" if name == "mask" else name.removeprefix("mask_") for name in masks}
         rest = [name for name in header if name not in {*self.known.values(), *masks}]
-        found = {name: cells_of(table, name) for name in header if name != self.known["path"]}
-        found_labels = (name for name in rest if why_no_label(found[name]) is None)
-        self.labels = tuple(found_labels if label_columns is None else label_columns)
-        self.values = {name: label_values(found[name]) for name in self.labels}
-        self.meta: Meta = tuple((name, kind_of_cells(found[name])) for name in rest if name not in self.labels)
-        stored = [(name, set(found[name]), True) for name, _ in self.meta]
-        told = [self.known[meaning] for meaning in STORED_AS_TOLD if meaning in self.known]
-        check_columns(file.url, stored + [(name, set(found[name]), False) for name in told], keep)
-        self.among_dicom = any(named_like_dicom(path) for path in cells_of(table, self.known["path"]))
+        self.labels: tuple[str, ...] = ()
+        self.values: dict[str, dict[str, float]] = {}
+        self.meta: Meta = ()
+        few: dict[str, Mapping[str, int]] = {}  # of each column the few cells that are told
+        check_columns(file.url, self._look_at(table, rest, label_columns, few), keep)
+        self.labels = label_columns if label_columns is not None else self.labels
+        for name in header:
+            nothing = names_nobody if name == self.known.get("patient_id") else says_nothing
+            if name not in few and name != self.known["path"]:
+                few[name] = cells_that(table, name, nothing)
+        self.among_dicom = any(named_like_dicom(path) for path, _ in counted(table, self.known["path"]))
         texts = {name for name, kind in self.meta if kind == "text"}
-        emptied = {name: of for name, of in found.items() if name not in texts}
+        emptied = {name: of for name, of in few.items() if name not in texts}
         self.told = (
             *told_empty(emptied, self.known.get("patient_id")),
-            *told_words({name: found[name] for name in self.labels}),
-            *told_no_labels(
-                table, {name: found[name] for name, _ in self.meta}, self.labels, label_columns is not None
-            ),
+            *told_words({name: few[name] for name in self.labels}),
+            *told_no_labels(table, {name: few[name] for name, _ in self.meta}, self.labels, label_columns is not None),
             *([f"not kept: columns without a name {unnamed}"] if unnamed else []),
         )
+
+    def _look_at(
+        self, table: pa.Table, rest: list[str], named: tuple[str, ...] | None, found: dict[str, Mapping[str, int]]
+    ) -> Iterator[tuple[str, Collection[str], bool]]:
+        """What each column is, one after the other: the different cells of all of them are more than fits memory.
+        Yields what `check_columns` looks at, and puts the cells that are told into `found`.
+        """
+        for name in dict.fromkeys((*rest, *(named or ()))):
+            cells = cells_of(table, name)
+            few = {cell: rows for cell, rows in cells.items() if says_nothing(cell)}
+            if name in named if named is not None else why_no_label(cells) is None:
+                self.labels += (name,)
+                self.values[name] = label_values(cells)
+                found[name] = few | {cell: cells[cell] for cell in self.values[name]}
+                continue
+            self.meta = (*self.meta, (name, kind_of_cells(cells)))
+            found[name] = cells if nearly_label(cells) else few
+            yield name, cells.keys(), True
+        for meaning in STORED_AS_TOLD:
+            if meaning in self.known:
+                yield self.known[meaning], cells_of(table, self.known[meaning]).keys(), False
 
     def columns(self) -> Columns:
         return Columns(self.labels, tuple(self.masks.values()), self.meta)
