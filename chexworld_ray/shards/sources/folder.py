@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import Literal
 
 import pyarrow as pa
 
@@ -119,9 +120,10 @@ class _Layout:
         rest = [name for name in header if name not in {*self.known.values(), *masks}]
         self.labels: tuple[str, ...] = ()
         self.values: dict[str, dict[str, float]] = {}
-        self.meta: Meta = ()
         few: dict[str, Mapping[str, int]] = {}  # of each column the few cells that are told
-        check_columns(file.url, self._look_at(table, rest, label_columns, few), keep)
+        meta: list[tuple[str, Literal["number", "text"]]] = []
+        check_columns(file.url, self._look_at(table, rest, label_columns, few, meta), keep)
+        self.meta: Meta = tuple(meta)
         self.labels = label_columns if label_columns is not None else self.labels
         for name in header:
             nothing = names_nobody if name == self.known.get("patient_id") else says_nothing
@@ -138,10 +140,15 @@ class _Layout:
         )
 
     def _look_at(
-        self, table: pa.Table, rest: list[str], named: tuple[str, ...] | None, found: dict[str, Mapping[str, int]]
+        self,
+        table: pa.Table,
+        rest: list[str],
+        named: tuple[str, ...] | None,
+        found: dict[str, Mapping[str, int]],
+        meta: list[tuple[str, Literal["number", "text"]]],
     ) -> Iterator[tuple[str, Collection[str], bool]]:
         """What each column is, one after the other: the different cells of all of them are more than fits memory.
-        Yields what `check_columns` looks at, and puts the cells that are told into `found`.
+        Yields what `check_columns` looks at; puts cells that are told into `found`, and what is no label into `meta`.
         """
         for name in dict.fromkeys((*rest, *(named or ()))):
             cells = cells_of(table, name)
@@ -151,7 +158,7 @@ class _Layout:
                 self.values[name] = label_values(cells)
                 found[name] = few | {cell: cells[cell] for cell in self.values[name]}
                 continue
-            self.meta = (*self.meta, (name, kind_of_cells(cells)))
+            meta.append((name, kind_of_cells(cells)))
             found[name] = cells if nearly_label(cells) else few
             yield name, cells.keys(), True
         for meaning in STORED_AS_TOLD:
