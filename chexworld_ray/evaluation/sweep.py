@@ -1,5 +1,5 @@
 """The table of a sweep: what each variant scores over its seeds, and paired tests against the first variant and against
-the floor: what the runs had been before training.
+the floor: the same models with random weights.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ from chexworld_ray.evaluation.results import (
 
 SIGNIFICANT = 0.05
 FLOOR = "random"
-"""How results name what a sweep's runs were before training; no variant has that name."""
+"""How results name a sweep's models with random weights; no variant has that name."""
 
 Column = tuple[str, str, float, str]
 """Task with its label, protocol, share of the labels, and metric."""
@@ -63,7 +63,7 @@ class VariantTrials:
     name: str
     trials: Sequence[ScoredTrial]
     floor: "VariantTrials | None" = None
-    """What its runs were before training; variants that started from the same weights share one."""
+    """Its models with random weights; variants of the same model share one."""
 
 
 def sweep_rows(variants: Sequence[VariantTrials], bootstrap_seed: int = 0) -> list[ResultRow]:

@@ -40,8 +40,8 @@ def sweep(
 ) -> list[ResultRow]:
     """Train each variant with seeds 0, 1, … below `where`, evaluate the ends, write results.parquet and a report there.
 
-    Means over seeds of each variant and of the runs before training, and paired differences from the first variant and
-    from these starts. A run that fails is told, and the others go on.
+    Means over seeds of each variant and of the same models with random weights (the floor), and paired differences from
+    the first variant and from the floor. A run that fails is told, and the others go on.
 
     Raises:
         UserError: fewer than two variants, another sweep of the name runs, or a run failed; the same command goes on.
@@ -108,7 +108,7 @@ def _train(
 
 
 Starts = dict[tuple[str, int], Subject]
-"""Variant and seed → what the run was before training."""
+"""Variant and seed → the run's model with random weights: where it started, unless it was told `--init`."""
 
 
 def _starts(runs: dict[tuple[str, int], Run], manifest: Manifest, image_size: int | None) -> Starts:
