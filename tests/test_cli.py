@@ -36,6 +36,8 @@ def mistakes(tmp_path: Path, manifest: Manifest) -> dict[str, tuple[list[str], s
     data = ["--data", manifest.root.path, "--storage", str(tmp_path)]
     return {
         "no such data set": (["inspect", nothing], "nothing is there"),
+        "a table of the user's": (["phantoms", "--out", str(table), "--images", "1"], "there is a labels.csv already"),
+        "patches": (["pretrain", *RUN, "--model.image-size", "50"], "--model.image-size 50 is no multiple of"),
         "no manifest": (["inspect", str(empty)], "chexworld ingest"),
         "no such folder": (["ingest", nothing, *out], "no such folder"),
         "empty folder": (["ingest", str(empty), *out], "no images"),

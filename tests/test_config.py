@@ -39,7 +39,7 @@ def test_unknown_keys_are_refused_at_every_depth(path: tuple[str, ...], key: str
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"model": {"image_size": 100}}, "image_size"),
+        ({"model": {"image_size": 100}}, "image-size 100"),
         ({"model": {"heads": 5}}, "heads"),
         ({"views": {"crop_scale": [0.9, 0.1]}}, "crop_scale"),
         ({"masks": {"context_tokens": 10_000}}, "context_tokens"),

@@ -1,5 +1,6 @@
 """Data: phantoms, ingest, inspect. Arguments only; what does the work is imported inside `run`."""
 
+import shlex
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -26,12 +27,17 @@ class Phantoms:
     """Other seeds are other patients."""
 
     def run(self) -> None:
-        from chexworld_ray.phantoms.dataset import write_phantoms
-        from chexworld_ray.storage import place
+        from chexworld_ray.phantoms.dataset import TABLE, write_phantoms
+        from chexworld_ray.storage import exists, place
 
         if self.images < 1 or self.size < 64:
             raise UserError("phantoms: --images must be at least 1 and --size at least 64")
-        write_phantoms(place(self.out), self.images, self.seed, self.size)
+        out = place(self.out)
+        if exists(out / TABLE):
+            raise UserError(f"--out {self.out}: there is a {TABLE} already; choose another folder, or remove it")
+        write_phantoms(out, self.images, self.seed, self.size)
+        told = f"{self.images} phantoms; next: chexworld ingest {shlex.quote(self.out)} --labels {TABLE} --out DATA"
+        sys.stderr.write(f"{told}\n")
 
 
 @dataclass(frozen=True, kw_only=True)

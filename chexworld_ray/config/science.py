@@ -39,7 +39,10 @@ class ModelSettings:
         for name in ("image_size", "patch_size", "width", "depth", "heads", "predictor_width", "predictor_depth"):
             check(getattr(self, name) >= 1, f"model.{name} must be at least 1")
         check(self.mlp_width is None or self.mlp_width >= 1, "model.mlp_width must be at least 1")
-        check(self.image_size % self.patch_size == 0, "model: image_size must be a multiple of patch_size")
+        check(
+            self.image_size % self.patch_size == 0,
+            f"--model.image-size {self.image_size} is no multiple of --model.patch-size {self.patch_size}",
+        )
         for name in ("width", "predictor_width"):
             value = self.width if name == "width" else self.predictor_width
             check(value % self.heads == 0, f"model.{name}: {value} is not a multiple of heads ({self.heads})")

@@ -27,7 +27,7 @@ from chexworld_ray.shards.ingest import (
     settle,
     why_another,
 )
-from chexworld_ray.shards.keys import IngestKey, ingest_key
+from chexworld_ray.shards.keys import NO_KEY, IngestKey, ingest_key
 from chexworld_ray.shards.lock import locked
 from chexworld_ray.shards.manifest import KeyRecord, Manifest, Release
 from chexworld_ray.shards.parquet import read_table, write_table
@@ -192,6 +192,8 @@ def _publish(
     result = manifests.add_release(before, release, files, kept, source.columns, key_record)
     manifests.publish(result)
     _sweep(result)
+    if keyed and key.random:
+        say(NO_KEY)
     for warning in crowded_patients(pa.concat_tables([earlier, kept])):
         say(warning)
     return result

@@ -12,6 +12,12 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.shards.identity import KEY_VARIABLE, Pseudonyms
 
 SHORT_KEY = 16  # characters; a shorter key can be guessed
+NO_KEY = (
+    f"what DICOM files tell of who they are was hashed with a random key, for {KEY_VARIABLE} is not set. It is gone "
+    "now, so that no images can be added to this set later. To keep that open: openssl rand -hex 32, put the key "
+    "there, and ingest again"
+)
+"""What to say at the end of an ingest that went by a random key."""
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,11 @@ def test_no_identifier_leaves_the_decoder(
 
 
 def test_without_a_key_a_random_one_lasts_as_long_as_the_ingest(
-    ray_here: None, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+    ray_here: None,
+    tmp_path: Path,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source, out = hospital(tmp_path / "in"), str(tmp_path / "out")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -268,6 +272,7 @@ def test_without_a_key_a_random_one_lasts_as_long_as_the_ingest(
     assert not kept.exists()
     assert manifest.key is not None
     assert manifest.key.random
+    assert "no images can be added to this set later" in capsys.readouterr().err
     write_pictures(tmp_path / "more", {"a.png": 3})
     with pytest.raises(UserError, match="a random key that was not kept"):
         ingest(read_source(str(tmp_path / "more")), out, SETTINGS, append=True)
