@@ -152,7 +152,7 @@ def test_nothing_is_lost_of_the_bad_files(
     assert manifest.rows + len(rejected) == source.found == 27
     assert manifest.summary()["ignored"] == {"csv": 1, "md": 1}
     assert rejected["ct_slice.dcm"][0] == "modality"
-    assert rejected["jpeg2000_extremity.dcm"] == ("body part", "EXTREMITY, not chest")
+    assert rejected["jpeg2000_extremity.dcm"] == ("body part", "EXTREMITY, not chest; --body-parts names what is taken")
     copies = {"exact_copy.jpg", "Ünïcode name (1).JPG"}
     (dropped,) = copies & set(rejected)
     (kept,) = copies & {row["image_id"] for row in rows_of(manifest)}
@@ -296,7 +296,7 @@ def test_names_that_are_no_text_are_spelled_out(ray_here: None, tmp_path: Path) 
     (row,) = rows_of(manifest)
     assert row["image_id"] == row["source_path"] == "patient 7/caf\\xe9.png"
     assert row["patient_id"] == "patient 7"
-    assert rejected_of(tmp_path / "out") == {"\\xff.png": ("not an image", "")}
+    assert rejected_of(tmp_path / "out") == {"\\xff.png": ("not an image", "text")}
 
 
 def test_when_nothing_can_be_used_the_reasons_are_told(ray_here: None, tmp_path: Path) -> None:

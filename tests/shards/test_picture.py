@@ -176,9 +176,9 @@ def test_a_set_of_before_the_check_is_added_to_and_goes_on(folder: Path, tmp_pat
     on, off = (WriteSettings(check_pictures=check) for check in (True, False))
     assert "check_pictures" not in on.of_data()
     assert fingerprint(make_chunks(source, on)) == fingerprint(make_chunks(source, off))
-    assert _before(place(str(tmp_path)), on, True, "another").rows == 9
+    assert _before(place(str(tmp_path)), source, on, True, "another").rows == 9
     with pytest.raises(UserError, match="other settings: longest_side"):
-        _before(place(str(tmp_path)), replace(on, longest_side=256), True, "another")
+        _before(place(str(tmp_path)), source, replace(on, longest_side=256), True, "another")
 
 
 def test_a_file_that_loses_rows_keeps_its_version_and_names_examples_that_are_left(
