@@ -19,6 +19,7 @@ from chexworld_ray.errors import UserError
 from chexworld_ray.evaluation.results_file import read_results
 from chexworld_ray.evaluation.settings import EvaluationSettings
 from chexworld_ray.recipes import ABLATIONS, demo, variants
+from chexworld_ray.runtime.subjects import RANDOM
 from chexworld_ray.runtime.sweep import DRIVER, _ended, _of_variants, _starts, sweep
 from chexworld_ray.shards.lock import SWEEP, locked
 from chexworld_ray.shards.manifest import Manifest
@@ -152,7 +153,7 @@ def table_of_all(folder: Path, printed: str) -> None:
     rows = read_results(place(str(folder / "s")))
     first, start = ("no_action - chexworld", "local - chexworld"), (f"{kind} - random" for kind in KINDS)
     assert {row.encoder for row in rows} == {*KINDS, "random", *first, *start}
-    floors = list((folder / "s").glob("*-0/evaluations/*/random/scores"))
+    floors = list((folder / "s").glob(f"*-0/evaluations/*/{RANDOM}/scores"))
     assert len(floors) == 1, "all started from the same weights, which are evaluated once"
     assert all(row.p_holm is not None for row in rows if "difference" in row.metric)
     page = (folder / "s" / "comparison.html").read_text()
