@@ -169,6 +169,7 @@ def fetch_named(url: Place, limit: int = LARGEST, told: str = "") -> bytes:
     """`fetch`, of a file that a user, or a record, names; `told`: in these words.
 
     Raises:
+        StorageError: the store can't be reached or refuses.
         UserError: there is none, it is larger, or it can't be read.
     """
     told = told or url.url
@@ -179,6 +180,8 @@ def fetch_named(url: Place, limit: int = LARGEST, told: str = "") -> bytes:
     except IsADirectoryError:
         raise UserError(f"{told}: a folder, not a file") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, PermissionError) and not url.is_local:
+            raise StorageError(f"{told}: {_refusal(error, url.url.partition('://')[0])}") from None
         said = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(f"{told}: can't be read ({said})") from None
 
