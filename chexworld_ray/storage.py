@@ -174,14 +174,13 @@ def fetch_named(url: Place, limit: int = LARGEST, told: str = "") -> bytes:
     """
     told = told or url.url
     try:
-        return fetch(url, limit)
+        with _told(url, ValueError):
+            return fetch(url, limit)
     except FileNotFoundError:
         raise UserError(f"{told}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{told}: a folder, not a file") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, PermissionError) and not url.is_local:
-            raise StorageError(f"{told}: {_refusal(error, url.url.partition('://')[0])}") from None
         said = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(f"{told}: can't be read ({said})") from None
 
@@ -237,7 +236,7 @@ def _told(url: Place, *passed: type[Exception]) -> Iterator[None]:
     """Turn what a remote store says into one line for the user; errors of types `passed`, and of one file, go on."""
     try:
         yield
-    except (*passed, UnfitFile):
+    except (*passed, UnfitFile, StorageError):
         raise
     except Exception as error:
         reason = None if url.is_local else _refusal(error, url.url.partition("://")[0])

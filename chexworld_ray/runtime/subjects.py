@@ -138,13 +138,15 @@ def _told(subject: Subject) -> Subject:
 
 
 def _keep(file: storage.Place, data: bytes) -> None:
-    """Write a copy; the sha256 beside it is never that of another, wherever a kill comes."""
-    storage.remove(_beside(file))
+    """Write a copy, and its sha256 beside it, which is never that of another, wherever a kill comes."""
+    beside = _beside(file)
+    storage.remove(beside)
     storage.write_bytes(file, data)
+    storage.write_bytes(beside, hashlib.sha256(data).hexdigest().encode())
 
 
 def _digest_of(file: storage.Place) -> str:
-    """sha256 of a copy. It is put beside it, for the next evaluation need not fetch the weights to know their name."""
+    """sha256 of a copy. It stands beside it, so that nobody fetches the weights to know their name."""
     beside = _beside(file)
     told = storage.fetch(beside).decode(errors="replace") if storage.exists(beside) else ""
     if not re.fullmatch(r"[0-9a-f]{64}", told):

@@ -100,11 +100,16 @@ def check_patient_rule(source: Source, releases: Sequence[Release], where: str) 
     Raises:
         UserError: there are such images.
     """
-    if any(release.patient_rule != PATIENT_RULE for release in releases) and any(map(_in_several_folders, source)):
+    if _by_another_rule(source, releases):
         raise UserError(
             f"--append: {where} was ingested when the outermost of several folders named like patients (p10/p10000032) "
             "was the patient, now it is the innermost; ingest all again, or name the patients in a table (--labels)"
         )
+
+
+def _by_another_rule(source: Source, releases: Sequence[Release]) -> bool:
+    """Whether a release knows patients of these images by the rule of an older program."""
+    return any(release.patient_rule != PATIENT_RULE for release in releases) and any(map(_in_several_folders, source))
 
 
 def _in_several_folders(row: SourceRow) -> bool:
@@ -141,8 +146,7 @@ def why_another(before: Manifest, source: Source, settings: WriteSettings) -> st
     if was.keys() != now.keys() or source.found not in [release.found for release in before.releases]:
         return ""
     told = [f"{shown(name)} was {was[name]}, now it is {kind}" for name, kind in now.items() if was[name] != kind]
-    older = any(release.patient_rule != PATIENT_RULE for release in before.releases)
-    if older and any(map(_in_several_folders, source)):
+    if _by_another_rule(source, before.releases):
         told.append("the outermost of several folders named like patients was the patient, now it is the innermost")
     return f"or the same one, read by older rules: {'; '.join(told)}" if told else ""
 

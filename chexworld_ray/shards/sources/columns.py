@@ -19,19 +19,13 @@ BATCH = 10_000  # cells that are looked at together
 SHOWN = 3  # different words of a column that are told
 
 
-def cells_of(table: pa.Table, name: str) -> dict[str, int]:
-    """The different cells of a column, and how many rows hold each."""
+def cells_of(table: pa.Table, name: str, fit: Callable[[str], bool] | None = None) -> dict[str, int]:
+    """The different cells of a column, and how many rows hold each; of ids, boxes and masks, whose rows have a cell of
+    their own each, only those that `fit`.
+    """
     counts: dict[str, int] = {}
     for cell, rows in counted(table, name):
-        counts[cell] = counts.get(cell, 0) + rows
-    return counts
-
-
-def cells_that(table: pa.Table, name: str, fit: Callable[[str], bool]) -> dict[str, int]:
-    """`cells_of`, of those that fit: of ids, boxes and masks, each row has a cell of its own."""
-    counts: dict[str, int] = {}
-    for cell, rows in counted(table, name):
-        if fit(cell):
+        if fit is None or fit(cell):
             counts[cell] = counts.get(cell, 0) + rows
     return counts
 

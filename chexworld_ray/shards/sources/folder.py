@@ -23,7 +23,6 @@ from chexworld_ray.shards.source import MaskSource, SetAside, Source, SourceRow,
 from chexworld_ray.shards.sources.cells import BOX_KEYS, LANDMARK_KEYS, BadCell, cell_number, json_list
 from chexworld_ray.shards.sources.columns import (
     cells_of,
-    cells_that,
     counted,
     kind_of_cells,
     label_values,
@@ -128,7 +127,7 @@ class _Layout:
         for name in header:
             nothing = names_nobody if name == self.known.get("patient_id") else says_nothing
             if name not in few and name != self.known["path"]:
-                few[name] = cells_that(table, name, nothing)
+                few[name] = cells_of(table, name, nothing)
         self.among_dicom = any(named_like_dicom(path) for path, _ in counted(table, self.known["path"]))
         texts = {name for name, kind in self.meta if kind == "text"}
         emptied = {name: of for name, of in few.items() if name not in texts}
