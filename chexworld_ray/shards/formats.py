@@ -18,7 +18,7 @@ READ: dict[Format, tuple[bytes, ...]] = {
     "BMP": (b"BM",),
     "GIF": (b"GIF87a", b"GIF89a"),
 }
-_NAMED: dict[str, tuple[bytes, ...]] = {
+NAMED: dict[str, tuple[bytes, ...]] = {
     "PDF": (b"%PDF",),
     "PostScript": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
     "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
@@ -103,7 +103,7 @@ def _name(data: bytes) -> str | None:
         return _BRANDS.get(data[8:12], "video or HEIF")
     if data[:64].lstrip().lower().startswith(_MARKUP):
         return "XML or HTML, perhaps a server's answer"
-    return next((name for name, starts in _NAMED.items() if data.startswith(starts)), None)
+    return next((name for name, starts in NAMED.items() if data.startswith(starts)), None)
 
 
 def _unknown(data: bytes) -> str:

@@ -6,14 +6,15 @@ import io
 import re
 
 from chexworld_ray.errors import UserError
+from chexworld_ray.shards.formats import NAMED
 from chexworld_ray.storage import Place
 
 SAVE = "save it as CSV UTF-8"
 _NO_TABLES = {
-    "an Excel file, or another zip archive": (b"PK\3\4", b"PK\5\6"),
-    "an old Excel file, or another of old Office": (b"\xd0\xcf\x11\xe0",),
-    "a Parquet file": (b"PAR1",),
-    "a PDF": (b"%PDF",),
+    "an Excel file, or another zip archive": (*NAMED["zip archive"], b"PK\5\6"),
+    "an old Excel file, or another of old Office": NAMED["old Office"],
+    "a Parquet file": NAMED["Parquet"],
+    "a PDF": NAMED["PDF"],
     "an RTF document": (b"{\\rtf",),
     "a database (SQLite)": (b"SQLite format 3",),
     "a web page, or XML": (b"<?xml", b"<!doctype", b"<html", b"<table"),
@@ -23,8 +24,8 @@ _PACKED = {
     "bzip2": (b"BZh",),
     "xz": (b"\xfd7zXZ",),
     "Zstandard": (b"\x28\xb5\x2f\xfd",),
-    "7-Zip": (b"7z\xbc\xaf",),
-    "RAR": (b"Rar!",),
+    "7-Zip": NAMED["7-Zip archive"],
+    "RAR": NAMED["RAR archive"],
 }
 _LONE_RETURN = re.compile(rb"\r(?!\n)")
 _LONGEST = 1 << 30  # bytes of a cell, for Python's parser; what is read at all is bounded before
